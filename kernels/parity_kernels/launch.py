@@ -1,0 +1,38 @@
+"""What a kernel launch covers, against what it must cover: launch arithmetic as plain data.
+
+An undersized grid raises nothing on any machine. Every op therefore gets its grid from a function of its own
+(`<op>/launch.py`) that returns this record; a planted fault replaces the function, and the lab reads the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch.
+
+    op: name of the op in the engine's table.
+    grid: programs along each grid axis.
+    block: tile sizes by name (`m`, `n`, `k`).
+    covers: for each named extent, how much of it the grid reaches.
+    requires: for the same names, how much of it there is.
+    """
+
+    op: str
+    grid: tuple[int, ...]
+    block: Mapping[str, int] = field(default_factory=dict)
+    covers: Mapping[str, int] = field(default_factory=dict)
+    requires: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def truncated(self) -> bool:
+        """True when some extent is larger than what the grid reaches."""
+        return any(self.covers.get(name, 0) < need for name, need in self.requires.items())
+
+
+def ceil_div(numerator: int, denominator: int) -> int:
+    """Tiles of size `denominator` needed to cover `numerator` elements."""
+    return -(-numerator // denominator)

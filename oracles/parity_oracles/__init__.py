@@ -1,0 +1,1 @@
+"""Engines we trust or compare with: HF runners, recipe emulation, dequantizers, real engines."""

@@ -1,0 +1,1 @@
+"""parity-lab: a numerical parity and debugging laboratory for LLM inference engines."""

@@ -1,0 +1,56 @@
+"""What an error of this library says: the place, what was expected, what was found, and the next step."""
+
+from __future__ import annotations
+
+
+class ParityError(Exception):
+    """Base of every error this library raises on purpose.
+
+    place: what was being looked at (a file, a tensor, an argument, a stage of a layer).
+    expected / found: both sides of the contradiction, in words or numbers.
+    next_step: what the reader should do now.
+    The message is one readable paragraph; the four parts stay available as attributes.
+    """
+
+    def __init__(self, *, place: str, expected: str, found: str, next_step: str) -> None:
+        self.place = place
+        self.expected = expected
+        self.found = found
+        self.next_step = next_step
+        super().__init__(f"{place}: expected {expected}; found {found}. {next_step}")
+
+
+class ShapeError(ParityError):
+    """Shapes, strides or sizes contradict each other."""
+
+
+class DtypeError(ParityError):
+    """A dtype is not one that the operation is defined for."""
+
+
+class ValueRangeError(ParityError):
+    """A value lies outside the range the operation is defined for."""
+
+
+class CheckpointError(ParityError):
+    """A checkpoint on disk is incomplete, inconsistent or not consumed exactly once."""
+
+
+class ConfigError(ParityError):
+    """A configuration names a model or a setting that cannot be honoured."""
+
+
+class TraceError(ParityError):
+    """A trace on disk is damaged, incomplete or not comparable with the other one."""
+
+
+class ProbeError(ParityError):
+    """A declared probe did not fire as often as declared, or fired where none was declared."""
+
+
+class RunnerError(ParityError):
+    """A runner cannot do what it was asked for."""
+
+
+class UsageError(ParityError):
+    """The caller's arguments contradict each other."""
