@@ -1,0 +1,335 @@
+"""The frozen records that every part of the lab hands to the next: captures, comparisons, verdicts, findings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
+from enum import Enum, StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.errors import UsageError
+
+
+class Verdict(StrEnum):
+    """What a comparison concluded. Closed: there is no other outcome, and none of them means "skipped"."""
+
+    MATCH = "MATCH"
+    WITHIN_FLOOR = "WITHIN_FLOOR"
+    EXCEEDS_FLOOR = "EXCEEDS_FLOOR"
+    NO_FLOOR = "NO_FLOOR"
+    NO_POWER = "NO_POWER"
+    NONFINITE = "NONFINITE"
+    SHAPE_MISMATCH = "SHAPE_MISMATCH"
+    DTYPE_MISMATCH = "DTYPE_MISMATCH"
+    MISSING_IN_SUT = "MISSING_IN_SUT"
+    MISSING_IN_ORACLE = "MISSING_IN_ORACLE"
+    NOT_COMPARED = "NOT_COMPARED"
+
+    @property
+    def healthy(self) -> bool:
+        """True for the two verdicts that clear a pair."""
+        return self in (Verdict.MATCH, Verdict.WITHIN_FLOOR)
+
+    @property
+    def faulty(self) -> bool:
+        """True for the verdicts that are evidence of a divergence, whatever its cause."""
+        return self in (
+            Verdict.EXCEEDS_FLOOR,
+            Verdict.NONFINITE,
+            Verdict.SHAPE_MISMATCH,
+            Verdict.DTYPE_MISMATCH,
+            Verdict.MISSING_IN_SUT,
+        )
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Part of a stage's tensor. None on an axis means all of it; an empty tuple is not allowed."""
+
+    heads: tuple[int, ...] | None = None
+    experts: tuple[int, ...] | None = None
+    rows: tuple[int, ...] | None = None
+    columns: tuple[int, int] | None = None
+    positions: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where: layers (absolute; empty for stages outside the layers), stage, and the slice of its tensor."""
+
+    layers: tuple[int, ...]
+    stage: str
+    slice: Slice = field(default_factory=Slice)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What ran it: enough to tell whether two traces may be compared bit by bit."""
+
+    python: str
+    torch: str
+    triton: str | None
+    transformers: str | None
+    platform: str
+    cpu_capability: str
+    threads: int
+    device: str
+    interpreted: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The precision recipe of a forward pass: formats of weights, activations, cache, and where it accumulates.
+
+    name: the recipe's short name (`fp32`, `bf16`, `fp8_block`).
+    """
+
+    name: str
+    weights: str
+    activations: str
+    compute: str
+    accumulate: str
+    kv_cache: str
+    residual: str
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Which weights: the hash of the root checkpoint and the conversions that led from it to these files."""
+
+    root: str
+    conversions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which token each of the N leading rows of a capture is.
+
+    request: [N] int32, index into the run's requests. position: [N] int64, absolute position in that request.
+    slot, expert: [N] int32 for expert rows (one row per (token, slot) pair), None for token rows.
+    """
+
+    request: NDArray[np.int32]
+    position: NDArray[np.int64]
+    slot: NDArray[np.int32] | None = None
+    expert: NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Rows:
+        """The rows at `index` (positions or a mask), in that order."""
+        return Rows(
+            self.request[index],
+            self.position[index],
+            None if self.slot is None else self.slot[index],
+            None if self.expert is None else self.expert[index],
+        )
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One tensor that a probe saw, without its payload.
+
+    number: unique in its trace, in order of capture. layer: absolute, None outside the layers.
+    phase: `prefill` or `decode`; step: 0 for prefill, 1, 2, ... for the decode steps; chunk: prefill chunk number.
+    axes: axis letters of parity.stages; dtype: as torch spells it, without `torch.`; shape: leading axis is `rows`.
+    geometry: where a kernel has one: `tile_m`, `expert_offsets`. launch: `grid`, `block`, `covers`, `requires`.
+    placement: global shape, offset and rank of a shard. reduction: `complete` or `partial`. basis: of latent attention
+    or rope layout. model: `target` or `draft`. variant: the kernel path that produced it.
+    """
+
+    number: int
+    stage: str
+    layer: int | None
+    phase: str
+    step: int
+    chunk: int
+    axes: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    rows: Rows
+    geometry: Mapping[str, Any] = field(default_factory=dict)
+    launch: Mapping[str, Any] = field(default_factory=dict)
+    placement: Mapping[str, Any] | None = None
+    reduction: str = "complete"
+    basis: str | None = None
+    model: str = "target"
+    variant: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`L02.moe.gate`, or the bare stage outside the layers."""
+        return site_name(self.layer, self.stage)
+
+
+def site_name(layer: int | None, stage: str) -> str:
+    """`L02.moe.gate`, or the bare stage outside the layers."""
+    return stage if layer is None else f"L{layer:02d}.{stage}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a trace is a trace of.
+
+    requests: token ids by request, in the order that `Rows.request` indexes; request_names likewise.
+    declared: every (layer, stage) the runner promised to capture under the filter in force.
+    hyper: effective hyper-parameters of the model as it ran. flags: settings that change behaviour.
+    """
+
+    family: str
+    model: str
+    layers: int
+    request_names: tuple[str, ...]
+    requests: tuple[tuple[int, ...], ...]
+    recipe: Recipe
+    lineage: Lineage
+    environment: Environment
+    declared: tuple[tuple[int | None, str], ...] = ()
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """One slice of a compared tensor.
+
+    kind: `tensor`, `row`, `head`, `expert` or `columns`; index: its number on that axis, or the row's number.
+    where: the same in words (`position 412`, `expert 3, its row 128`).
+    metrics: by formula name (`rel_l2`, `cosine`, `norm_ratio`, `slope`, `max_abs`, `nonfinite`).
+    over_floor: the worst metric's standardized score over the floor's gate; above 1 exceeds it, None without a floor.
+    by: the metric that gave `over_floor`.
+    """
+
+    kind: str
+    index: int
+    where: str
+    metrics: Mapping[str, float]
+    over_floor: float | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pair of captures, judged.
+
+    name: `L02.moe.gate` or `final_norm`; phase: `prefill` or `decode`.
+    whole: metrics of the whole tensor; worst: the worst slice of each kind, worst first.
+    reason: why, for every verdict that is not MATCH or WITHIN_FLOOR.
+    """
+
+    name: str
+    layer: int | None
+    stage: str
+    phase: str
+    verdict: Verdict
+    whole: Mapping[str, float] = field(default_factory=dict)
+    worst: tuple[SliceResult, ...] = ()
+    over_floor: float | None = None
+    rows: int = 0
+    excluded_rows: int = 0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        judged = self.verdict in (Verdict.WITHIN_FLOOR, Verdict.EXCEEDS_FLOOR)
+        if judged and self.over_floor is None:
+            raise UsageError(
+                place=f"comparison {self.name}",
+                expected=f"a score over the floor with verdict {self.verdict.value}",
+                found="none",
+                next_step="A judged comparison carries the score it was judged by; without a floor use NO_FLOOR.",
+            )
+        if self.verdict not in (Verdict.MATCH, Verdict.WITHIN_FLOOR) and not self.reason:
+            raise UsageError(
+                place=f"comparison {self.name}",
+                expected=f"a reason with verdict {self.verdict.value}",
+                found="an empty one",
+                next_step="State what was expected and what was found.",
+            )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All comparisons of two runs. It cannot exist unless every declared probe is accounted for exactly once."""
+
+    declared: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+
+    def __post_init__(self) -> None:
+        found, wanted = Counter(c.name for c in self.comparisons), Counter(self.declared)
+        if found != wanted:
+            missing, extra = wanted - found, found - wanted
+            raise UsageError(
+                place="summary of a comparison",
+                expected=f"one comparison for each of {len(self.declared)} declared probes",
+                found=f"without one: {sorted(missing) or 'none'}; not declared: {sorted(extra) or 'none'}",
+                next_step="Record a probe that was not compared as NOT_COMPARED with its reason.",
+            )
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """Number of comparisons by verdict, zero counts left out."""
+        counts = Counter(c.verdict for c in self.comparisons)
+        return {verdict.value: counts[verdict] for verdict in Verdict if counts[verdict]}
+
+    @property
+    def healthy(self) -> bool:
+        """True when something was compared and every pair was cleared. A comparison of nothing is a failure."""
+        return bool(self.comparisons) and all(c.verdict.healthy for c in self.comparisons)
+
+    @property
+    def diverged(self) -> bool:
+        """True when some pair is evidence of a divergence."""
+        return any(c.verdict.faulty for c in self.comparisons)
+
+    @property
+    def worst_over_floor(self) -> float | None:
+        """The largest score over the floor among all pairs; None when nothing was judged."""
+        return max((c.over_floor for c in self.comparisons if c.over_floor is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an investigation concluded: a site with its cause, evidence and proof.
+
+    verdict: `fault`, `clean`, `refused` or `unresolved`. rung: which experiment decided.
+    cause: the cause class; sentence: the same for a person. over_floor: the site's worst slice over its gate.
+    evidence: numbers behind it, by name. not_excluded: what this experiment cannot rule out.
+    """
+
+    verdict: str
+    rung: str
+    layers: tuple[int, ...] = ()
+    stage: str | None = None
+    slice: Slice = field(default_factory=Slice)
+    cause: str | None = None
+    sentence: str = ""
+    over_floor: float | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    proof: Mapping[str, Any] = field(default_factory=dict)
+    alternatives: tuple[str, ...] = ()
+    not_excluded: tuple[str, ...] = ()
+
+
+def as_json(record: Any) -> Any:
+    """A record as plain JSON values: enums to their value, tuples and arrays to lists, NaN and inf to text."""
+    if is_dataclass(record) and not isinstance(record, type):
+        return {key: as_json(getattr(record, key)) for key in record.__dataclass_fields__}
+    if isinstance(record, Enum):
+        return record.value
+    if isinstance(record, Mapping):
+        return {str(key): as_json(value) for key, value in record.items()}
+    if isinstance(record, (list, tuple, set, frozenset)):
+        return [as_json(value) for value in record]
+    if isinstance(record, np.ndarray):
+        return as_json(record.tolist())
+    if isinstance(record, np.generic):
+        return as_json(record.item())
+    if isinstance(record, float) and (record != record or record in (float("inf"), float("-inf"))):
+        return repr(record)
+    return record
+
