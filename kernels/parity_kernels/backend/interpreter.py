@@ -1,0 +1,164 @@
+"""How is Triton's interpreter made exact for bf16 and fp8?
+
+Stock interpreters (3.6 and 3.9 tried) keep bf16 and fp8 as unsigned integers: fp32 -> bf16 truncates, fp32 -> e4m3
+loses mantissa carries, bf16 add, compare and dot act on bit patterns, and none of it raises. `install()` gives the
+interpreter ml_dtypes' arrays instead and replaces its casts, dot, loads and stores.
+
+Every name patched here is private to Triton, so nothing rests on this file alone: `backend.selftest` decides whether
+interpreted results count.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+import numpy as np
+
+from parity.errors import RunnerError, UsageError
+from parity_kernels.backend.device import INTERPRET_VARIABLE, interpreted
+
+_installed = False
+
+
+def install() -> None:
+    """Patch the interpreter of the imported Triton. Does nothing the second time, or when kernels are compiled.
+
+    Raises UsageError when Triton was imported for compiling although this process is to interpret, RunnerError when a
+    private name that is to be replaced does not exist in this version of Triton.
+    """
+    global _installed
+    if _installed or not interpreted() or importlib.util.find_spec("triton") is None:
+        return  # without triton the import of the first op says so
+    _refuse_triton_imported_for_compiling()
+    import triton.runtime.interpreter as target
+
+    builder = target.InterpreterBuilder
+    for owner, name in (
+        (target, "_get_np_dtype"), (target, "_convert_float"), (target, "_patch_lang_tensor"), (builder, "cast_impl"),
+        (builder, "create_fp_to_fp"), (builder, "create_dot"), (builder, "create_masked_load"),
+        (builder, "create_masked_store"), (builder, "create_clampf"),
+    ):  # fmt: skip
+        if not hasattr(owner, name):
+            raise RunnerError(
+                place=f"triton.runtime.interpreter.{name}",
+                expected="a name that the exactness shim replaces (triton 3.6 and 3.9 have it)",
+                found="no such name in the installed triton",
+                next_step="Install a tested triton, or run on a CUDA device.",
+            )
+    _patch(target)
+    _installed = True
+
+
+def _refuse_triton_imported_for_compiling() -> None:
+    triton = sys.modules.get("triton")
+    standard = getattr(getattr(triton, "language", None), "standard", None)
+    if standard is None:
+        return
+    if type(standard.sum).__name__ != "InterpretedFunction":
+        raise UsageError(
+            place="import of parity_kernels on a machine without a CUDA device",
+            expected=f"{INTERPRET_VARIABLE}=1 in the environment before the first import of triton",
+            found="triton already imported for compiling (by the program or by a library it uses)",
+            next_step=f"Import parity_kernels.backend first, or start the process with {INTERPRET_VARIABLE}=1.",
+        )
+
+
+def _patch(target: Any) -> None:
+    import ml_dtypes
+    import triton.language as tl
+
+    native = target._interpreter
+    stock_np_dtype, stock_convert = target._get_np_dtype, target._convert_float
+    builder, handle = target.InterpreterBuilder, target.TensorHandle
+    stock_dot, stock_clamp, stock_cast = builder.create_dot, builder.create_clampf, builder.cast_impl
+    stock_patch_tensor = target._patch_lang_tensor
+    bf16 = np.dtype(ml_dtypes.bfloat16)
+    np_of = {  # by Triton's name of the element type (pointer types are not hashable)
+        "bf16": bf16,
+        "fp8e4nv": np.dtype(ml_dtypes.float8_e4m3fn),
+        "fp8e5": np.dtype(ml_dtypes.float8_e5m2),
+        "fp8e4b8": np.dtype(ml_dtypes.float8_e4m3fnuz),
+        "fp8e5b16": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    }
+    largest = {dtype: np.float32(ml_dtypes.finfo(dtype).max) for dtype in np_of.values() if dtype.itemsize == 1}
+    foreign = frozenset(np_of.values())
+    unsigned = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16)}
+    rtz = target._ir.ROUNDING_MODE.RTZ
+
+    def get_np_dtype(dtype: Any) -> np.dtype:
+        return np_of.get(dtype.scalar.name) or stock_np_dtype(dtype)
+
+    def to_float32(data: np.ndarray) -> np.ndarray:
+        if data.dtype == bf16:  # bf16 is the upper half of fp32; four times faster than astype
+            return (data.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return data.astype(np.float32)
+
+    def convert(data: np.ndarray, dst: np.dtype, toward_zero: bool = False) -> np.ndarray:
+        """Cast with round to nearest even; to fp8 with saturation, as PTX's cvt.rn.satfinite does. NaN stays NaN."""
+        if dst == data.dtype:
+            return data
+        if data.dtype in foreign:
+            data = to_float32(data)
+        if toward_zero and dst == bf16:
+            return (data.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16).view(bf16)
+        if toward_zero and dst.itemsize < data.itemsize:
+            raise NotImplementedError(f"interpreter shim: rounding toward zero from {data.dtype} to {dst}")
+        if dst in largest:
+            data = np.clip(data.astype(np.float32), -largest[dst], largest[dst])
+        return data.astype(dst)
+
+    def convert_float(data: Any, src: Any, dst: Any, mode: Any) -> np.ndarray:
+        if src.scalar.name in np_of or dst.scalar.name in np_of:
+            return convert(data, get_np_dtype(dst), mode == rtz)
+        return stock_convert(data, src, dst, mode)
+
+    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
+        if src.dtype.scalar.name in np_of or dst_type.scalar.name in np_of:
+            return handle(convert(src.data, get_np_dtype(dst_type)), dst_type.scalar)
+        return stock_cast(self, src, dst_type)
+
+    def create_fp_to_fp(self: Any, src: Any, dst_type: Any, mode: Any) -> Any:
+        data = convert_float(src.data, src.dtype.scalar, dst_type.scalar, mode)
+        return handle(data.view(get_np_dtype(dst_type)), dst_type.scalar)
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
+        if d.dtype.scalar == tl.float32 and a.dtype.scalar.is_floating():
+            # fp32 sums in BLAS order; products of bf16 or fp8 pairs are exact in fp32.
+            left, right = (to_float32(x.data) if x.data.dtype != np.float32 else x.data for x in (a, b))
+            return handle(np.matmul(left, right) + d.data, d.dtype.scalar)
+        return stock_dot(self, a, b, d, precision, imprecise)
+
+    def create_masked_load(self: Any, ptrs: Any, mask: Any, other: Any, *policy: Any) -> Any:
+        element = ptrs.get_element_ty()
+        np_dtype = get_np_dtype(element)
+        raw = unsigned[np_dtype.itemsize] if np_dtype in foreign else np_dtype  # the C++ side knows no foreign dtype
+        fill = np.zeros(ptrs.data.shape, dtype=raw) if other is None else other.data.view(raw)
+        return handle(native.load(ptrs.data, mask.data, fill, raw).view(np_dtype), element)
+
+    def create_masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *policy: Any) -> Any:
+        data = value.data
+        return native.store(ptrs.data, data.view(unsigned[data.itemsize]) if data.dtype in foreign else data, mask.data)
+
+    def create_clampf(self: Any, x: Any, low: Any, high: Any, nans: Any) -> Any:
+        if x.data.dtype in foreign:  # numpy's clip has no loop for foreign dtypes; bf16 -> fp32 -> bf16 is exact here
+            wide = [handle(to_float32(y.data), tl.float32) for y in (x, low, high)]
+            return handle(convert(stock_clamp(self, *wide, nans).data, x.data.dtype), x.dtype.scalar)
+        return stock_clamp(self, x, low, high, nans)
+
+    def patch_lang_tensor(tensor: Any, *scope: Any) -> None:
+        stock_patch_tensor(tensor, *scope)
+        # 3.6 says int(array of one element), which numpy >= 2.4 refuses: run-time loop bounds would fail.
+        # The scope already remembers the original, so overwriting the replacement here is undone with it.
+        tensor.__index__ = lambda self: int(self.handle.data.reshape(-1)[0])
+
+    target._get_np_dtype = get_np_dtype
+    target._convert_float = convert_float
+    target._patch_lang_tensor = patch_lang_tensor
+    builder.cast_impl = cast_impl
+    builder.create_fp_to_fp = create_fp_to_fp
+    builder.create_dot = create_dot
+    builder.create_masked_load = create_masked_load
+    builder.create_masked_store = create_masked_store
+    builder.create_clampf = create_clampf

@@ -1,0 +1,28 @@
+"""Which device do the op tests run on? The same tests run interpreted on the CPU and compiled on a CUDA device."""
+
+from __future__ import annotations
+
+# First of all imports: decides TRITON_INTERPRET before anything imports triton.
+import parity_kernels.backend  # noqa: F401  isort: skip
+
+import pytest
+import torch
+from parity_kernels.backend import default_device, interpreted
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where a test puts its tensors."""
+    return default_device()
+
+
+@pytest.fixture(scope="session")
+def runs_interpreted() -> bool:
+    """True on the CPU, where a kernel may be a little slower and a size a little smaller."""
+    return interpreted()
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A seeded CPU generator: draw on the CPU, then move, so that both backends test the same numbers."""
+    return torch.Generator().manual_seed(20240229)
