@@ -1,0 +1,1 @@
+"""Probed forward passes assembled from a table of ops."""

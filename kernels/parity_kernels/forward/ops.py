@@ -1,0 +1,47 @@
+"""Which code runs under which name? The table of ops and of launch arithmetic an engine is assembled from.
+
+Both tables are copied per engine instance, so that any entry can be replaced in one engine and in no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from parity_kernels.add_rmsnorm.op import add_rmsnorm
+from parity_kernels.attention.op import attention_decode, attention_prefill
+from parity_kernels.combine.op import combine
+from parity_kernels.embed.op import embed
+from parity_kernels.grouped_gemm.launch import grouped_gemm_launch
+from parity_kernels.grouped_gemm.op import grouped_gemm_bf16, grouped_gemm_fp8
+from parity_kernels.kv_write.op import kv_write
+from parity_kernels.linear.op import linear_bf16, linear_fp8
+from parity_kernels.permute.op import permute
+from parity_kernels.qk_norm_rope.op import qk_norm_rope
+from parity_kernels.quantize_rows.op import quantize_rows
+from parity_kernels.router.op import router
+from parity_kernels.silu_mul.op import silu_mul, silu_mul_quant
+
+Op = Callable[..., Any]
+
+OPS: dict[str, Op] = {
+    "embed": embed,
+    "add_rmsnorm": add_rmsnorm,
+    "quantize_rows": quantize_rows,
+    "linear_fp8": linear_fp8,
+    "linear_bf16": linear_bf16,
+    "qk_norm_rope": qk_norm_rope,
+    "kv_write": kv_write,
+    "attention_prefill": attention_prefill,
+    "attention_decode": attention_decode,
+    "router": router,
+    "permute": permute,
+    "grouped_gemm_fp8": grouped_gemm_fp8,
+    "grouped_gemm_bf16": grouped_gemm_bf16,
+    "silu_mul_quant": silu_mul_quant,
+    "silu_mul": silu_mul,
+    "combine": combine,
+}
+
+# The launches whose extent depends on data the host does not see; the others size their grid from tensor shapes.
+LAUNCHES: dict[str, Op] = {"grouped_gemm": grouped_gemm_launch}

@@ -1,0 +1,190 @@
+"""The shipped Triton engine as a runner: loads a model folder, runs requests, generates, shows its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parity.errors import RunnerError, UsageError
+from parity.faults import Fault
+from parity.probes import OFF, Recorder, active
+from parity.records import Recipe, Run
+from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule
+from parity.stages import QWEN3_MOE
+from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
+from parity_kernels.backend import default_device, interpreted, verify_interpreter
+from parity_kernels.forward.arena import Arena
+from parity_kernels.forward.batch import pack, plan_steps
+from parity_kernels.forward.cache import KVCache
+from parity_kernels.forward.config import read_config
+from parity_kernels.forward.plant import plant
+from parity_kernels.forward.qwen3_moe import Qwen3Moe
+from parity_kernels.forward.tokenizer import Tokenizer
+from parity_kernels.forward.weights import load_weights
+
+RECIPES = {
+    "bf16": Recipe(
+        name="bf16", weights="bf16", activations="bf16", compute="bf16", accumulate="fp32", kv_cache="bf16",
+        residual="bf16",
+    ),
+    "fp8_block": Recipe(
+        name="fp8_block", weights="e4m3 128x128", activations="e4m3 1x128 dynamic", compute="e4m3", accumulate="fp32",
+        kv_cache="bf16", residual="bf16",
+    ),
+}  # fmt: skip
+
+
+class TritonRunner:
+    """One engine instance. `engine.ops` and `engine.launches` are this instance's own tables."""
+
+    def __init__(self, folder: Path, *, recipe: str | None = None, fault: Fault | None = None) -> None:
+        if interpreted():
+            verify_interpreter()
+        self.folder = folder
+        self.config = read_config(folder)
+        self.recipe = RECIPES[self._recipe_name(recipe)]
+        self.device = default_device()
+        weights = load_weights(folder, self.config, recipe=self.recipe.name, device=self.device)
+        self.engine = Qwen3Moe(self.config, weights, Arena(self.device))
+        self.tokenizer = Tokenizer.beside(folder)
+        if fault is not None:
+            plant(fault, self.engine)
+
+    def describe(self) -> RunnerInfo:
+        return RunnerInfo(
+            name="triton",
+            family=self.config.family,
+            layers=self.config.layers,
+            hyper=self.config.hyper(),
+            recipe=self.recipe,
+            lineage=lineage_of(self.folder),
+            environment=capture_environment(device=str(self.device), interpreted=interpreted()),
+            stages=tuple(dict.fromkeys(stage.name for _, stage in QWEN3_MOE.sites(1))),
+            can=frozenset({"forward", "generate", "graft", "chunk"}),
+        )
+
+    def forward(
+        self,
+        requests: Sequence[Request],
+        *,
+        schedule: Schedule = Schedule(),
+        capture: CapturePlan | None = None,
+        graft: Sequence[Graft] = (),
+    ) -> Trace:
+        """Run the requests teacher-forced and return what the probes saw; logits are computed for every row."""
+        run = self._run(requests, schedule)
+        if capture is None and not graft:
+            self.logits(requests, schedule=schedule)
+            return MemoryTrace(run, (), {})
+        recorder = Recorder(capture or CapturePlan(stages=("logits",)), run, graft)
+        with recorder:
+            self.logits(requests, schedule=schedule, probes=recorder)
+        return recorder.trace()
+
+    def logits(
+        self, requests: Sequence[Request], *, schedule: Schedule = Schedule(), probes: Any = OFF
+    ) -> torch.Tensor:
+        """Logits of every row fed, [rows of all steps, V] fp32, in the order in which the steps held them."""
+        self._check(requests, schedule)
+        cache = self._cache(len(requests), max((len(request.ids) for request in requests), default=0))
+        out = []
+        for step in plan_steps(requests, schedule, self.device):
+            probe = probes.step(
+                phase=step.phase, step=step.index, chunk=step.chunk, rows=step.rows, last_position=step.last_position
+            )
+            out.append(self.engine.step(step, cache, probe, all_logits=True).clone())
+        return torch.cat(out) if out else torch.empty((0, self.config.vocab))
+
+    def generate(self, request: Request, *, max_new_tokens: int, schedule: Schedule = Schedule()) -> Generation:
+        """Continue one request greedily; ties go to the lower id. Probes set by the environment see it."""
+        self._check([request], schedule)
+        cache = self._cache(1, len(request.ids) + max_new_tokens)
+        run = self._run([request], schedule)
+        with active(run) as probes:
+            ids = list(request.ids)
+            logits = None
+            for step in plan_steps([request], schedule, self.device):
+                logits = self._probed(step, cache, probes)
+            for number in range(max_new_tokens):
+                assert logits is not None  # _check refuses an empty prompt
+                ids.append(int(logits[-1].argmax()))
+                if number + 1 == max_new_tokens:
+                    break
+                last = len(ids) - 1
+                step = pack(
+                    [Request(request.name, tuple(ids))], [(0, last, last + 1)], phase="decode",
+                    index=schedule.decode + number + 1, chunk=0, last=(len(request.ids) - 1,), device=self.device,
+                )  # fmt: skip
+                logits = self._probed(step, cache, probes)
+        new = tuple(ids[len(request.ids) :])
+        return Generation(new, self.tokenizer.decode(new) if self.tokenizer else None)
+
+    def _probed(self, step: Any, cache: KVCache, probes: Any) -> torch.Tensor:
+        probe = probes.step(
+            phase=step.phase, step=step.index, chunk=step.chunk, rows=step.rows, last_position=step.last_position
+        )
+        return self.engine.step(step, cache, probe, all_logits=False)
+
+    def _cache(self, slots: int, positions: int) -> KVCache:
+        c = self.config
+        return KVCache(
+            layers=c.layers, slots=max(slots, 1), positions=max(positions, 1), kv_heads=c.kv_heads,
+            head_dim=c.head_dim, device=self.device,
+        )  # fmt: skip
+
+    def _run(self, requests: Sequence[Request], schedule: Schedule) -> Run:
+        info = self.describe()
+        return Run(
+            family=info.family,
+            model=self.folder.name,
+            layers=info.layers,
+            request_names=tuple(request.name for request in requests),
+            requests=tuple(request.ids for request in requests),
+            recipe=info.recipe,
+            lineage=info.lineage,
+            environment=info.environment,
+            declared=tuple((layer, stage.name) for layer, stage in QWEN3_MOE.sites(info.layers)),
+            hyper=info.hyper,
+            flags={"chunk": schedule.chunk, "decode": schedule.decode, "runner": info.name},
+        )
+
+    def _check(self, requests: Sequence[Request], schedule: Schedule) -> None:
+        for request in requests:
+            wrong = [token for token in request.ids if not 0 <= token < self.config.vocab]
+            if wrong or len(request.ids) <= schedule.decode:
+                raise UsageError(
+                    place=f"request {request.name}",
+                    expected=f"more than {schedule.decode} token ids, each in 0..{self.config.vocab - 1}",
+                    found=f"{len(request.ids)} ids" + (f", among them {wrong[0]}" if wrong else ""),
+                    next_step="Check the tokenizer against the model, and the prompt's length against the schedule.",
+                )
+            if request.cached:
+                raise RunnerError(
+                    place=f"request {request.name}",
+                    expected="no cached prefix: this engine keeps no prefix cache between calls",
+                    found=f"cached={request.cached}",
+                    next_step="Feed the whole request.",
+                )
+
+    def _recipe_name(self, asked: str | None) -> str:
+        natural = self.config.quantization or "bf16"
+        name = asked or natural
+        if name not in RECIPES:
+            raise UsageError(
+                place="engine recipe",
+                expected="one of " + ", ".join(RECIPES),
+                found=repr(name),
+                next_step="Leave it out to take the checkpoint's own.",
+            )
+        return name
+
+
+def open_runner(model: str, *, recipe: str | None = None, fault: Fault | None = None) -> TritonRunner:
+    """The engine on the model folder `model`, in the checkpoint's own recipe unless `recipe` names another.
+
+    fault: planted into this instance alone.
+    """
+    return TritonRunner(Path(model), recipe=recipe, fault=fault)
