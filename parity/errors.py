@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ParityError(Exception):
     """Base of every error this library raises on purpose.
@@ -18,6 +20,14 @@ class ParityError(Exception):
         self.found = found
         self.next_step = next_step
         super().__init__(f"{place}: expected {expected}; found {found}. {next_step}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process borders; the default would call the constructor with the message alone.
+        return _rebuild, (type(self), self.place, self.expected, self.found, self.next_step)
+
+
+def _rebuild(kind: type[ParityError], place: str, expected: str, found: str, next_step: str) -> ParityError:
+    return kind(place=place, expected=expected, found=found, next_step=next_step)
 
 
 class ShapeError(ParityError):

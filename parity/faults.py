@@ -1,4 +1,4 @@
-"""What is a planted fault, and where do they come from? Data with its truth, found in any module that defines FAULTS."""
+"""What is a planted fault? Data with its truth, found in any module that defines FAULTS."""
 
 from __future__ import annotations
 

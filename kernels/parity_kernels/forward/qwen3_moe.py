@@ -6,6 +6,7 @@ The residual add of a layer's end happens in the kernel of the next norm, so `re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -35,6 +36,7 @@ class Qwen3Moe:
         self.arena = arena
         self.ops: dict[str, Op] = dict(OPS)
         self.launches: dict[str, Op] = dict(LAUNCHES)
+        self.on_layer: Callable[[], None] | None = None
         half = config.head_dim // 2
         exponent = torch.arange(half, dtype=torch.float64) * 2 / config.head_dim
         self.inv_freq = (config.rope_theta**-exponent).to(torch.float32).to(arena.device)
@@ -58,6 +60,8 @@ class Qwen3Moe:
                 attended, residual, weights.mlp_norm, probe, ("resid.mid", index), ("mlp.norm", index)
             )
             layer_output = self._moe(normed, index, weights, step, probe)
+            if self.on_layer is not None:
+                self.on_layer()
         normed, _ = self._add_norm(
             layer_output, residual, self.weights.final_norm, probe, ("resid.out", c.layers - 1), ("final_norm", None)
         )

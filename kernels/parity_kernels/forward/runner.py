@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,12 @@ RECIPES = {
 
 
 class TritonRunner:
-    """One engine instance. `engine.ops` and `engine.launches` are this instance's own tables."""
+    """One engine instance. `engine.ops` and `engine.launches` are this instance's own tables.
+
+    on_step: when set, hears what is being done, how many layers are done and how many there are.
+    """
+
+    on_step: Callable[[str, int, int], None] | None = None
 
     def __init__(self, folder: Path, *, recipe: str | None = None, fault: Fault | None = None) -> None:
         if interpreted():
@@ -91,7 +97,9 @@ class TritonRunner:
         self._check(requests, schedule)
         cache = self._cache(len(requests), max((len(request.ids) for request in requests), default=0))
         out = []
-        for step in plan_steps(requests, schedule, self.device):
+        steps = list(plan_steps(requests, schedule, self.device))
+        self._report("forward", len(steps))
+        for step in steps:
             probe = probes.step(
                 phase=step.phase, step=step.index, chunk=step.chunk, rows=step.rows, last_position=step.last_position
             )
@@ -106,7 +114,9 @@ class TritonRunner:
         with active(run) as probes:
             ids = list(request.ids)
             logits = None
-            for step in plan_steps([request], schedule, self.device):
+            steps = list(plan_steps([request], schedule, self.device))
+            self._report("generate", len(steps) + max_new_tokens - 1)
+            for step in steps:
                 logits = self._probed(step, cache, probes)
             for number in range(max_new_tokens):
                 assert logits is not None  # _check refuses an empty prompt
@@ -121,6 +131,13 @@ class TritonRunner:
                 logits = self._probed(step, cache, probes)
         new = tuple(ids[len(request.ids) :])
         return Generation(new, self.tokenizer.decode(new) if self.tokenizer else None)
+
+    def _report(self, what: str, steps: int) -> None:
+        """Tell `on_step` of every layer from here on."""
+        if self.on_step is None:
+            return
+        hear, total, done = self.on_step, steps * self.config.layers, itertools.count(1)
+        self.engine.on_layer = lambda: hear(what, next(done), total)
 
     def _probed(self, step: Any, cache: KVCache, probes: Any) -> torch.Tensor:
         probe = probes.step(

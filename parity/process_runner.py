@@ -1,0 +1,111 @@
+"""A runner in a process of its own: an engine that crashes, or that may not share a process with the oracle.
+
+Interpreted and compiled Triton kernels cannot share a process, floors are calibrated where no engine is loaded, and a
+fault may kill what it is planted into; the lab survives all three by keeping each engine in its own child.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from parity.errors import RunnerError
+from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule, open_runner
+from parity.trace import Trace
+
+OnStep = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps are done, and how many there are."""
+
+
+class ProcessRunner:
+    """Runner `spec` (`NAME:MODEL`) in a spawned child process; same calls, same results.
+
+    threads: OpenMP threads the child may use. on_step: hears of each step of a runner that reports them.
+    Raises RunnerError when the child dies.
+    """
+
+    def __init__(self, spec: str, *, threads: int = 1, on_step: OnStep | None = None, **options: Any) -> None:
+        self.spec = spec
+        context = multiprocessing.get_context("spawn")
+        self._steps = context.Queue()
+        self._listener = threading.Thread(target=self._listen, args=(on_step,), daemon=True)
+        self._listener.start()
+        self._pool = ProcessPoolExecutor(
+            max_workers=1, mp_context=context, initializer=_open, initargs=(spec, options, threads, self._steps)
+        )
+
+    def describe(self) -> RunnerInfo:
+        return self._call("describe")
+
+    def forward(
+        self,
+        requests: Sequence[Request],
+        *,
+        schedule: Schedule = Schedule(),
+        capture: CapturePlan | None = None,
+        graft: Sequence[Graft] = (),
+    ) -> Trace:
+        return self._call("forward", tuple(requests), schedule=schedule, capture=capture, graft=tuple(graft))
+
+    def generate(self, request: Request, *, max_new_tokens: int, schedule: Schedule = Schedule()) -> Generation:
+        return self._call("generate", request, max_new_tokens=max_new_tokens, schedule=schedule)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run `function(runner, *args)` in the child; it must be importable there, its result must pickle."""
+        return self._submit(_apply, function, *args)
+
+    def close(self) -> None:
+        """End the child and the thread that listens to it."""
+        self._pool.shutdown()
+        self._steps.put(None)
+        self._listener.join()
+
+    def __enter__(self) -> ProcessRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self._submit(_method, method, args, kwargs)
+
+    def _submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return self._pool.submit(function, *args).result()
+        except BrokenProcessPool as error:
+            raise RunnerError(
+                place=f"runner {self.spec}",
+                expected="the engine's process to answer",
+                found="it died (a crash, or out of memory)",
+                next_step="Run the engine by itself on the same prompt to see its own message.",
+            ) from error
+
+    def _listen(self, on_step: OnStep | None) -> None:
+        while (event := self._steps.get()) is not None:
+            if on_step is not None:
+                on_step(*event)
+
+
+_runner: Any = None
+
+
+def _open(spec: str, options: dict[str, Any], threads: int, steps: Any) -> None:
+    import torch
+
+    global _runner
+    torch.set_num_threads(threads)
+    _runner = open_runner(spec, **options)
+    if hasattr(_runner, "on_step"):
+        _runner.on_step = lambda *event: steps.put(event)
+
+
+def _method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return getattr(_runner, name)(*args, **kwargs)
+
+
+def _apply(function: Callable[..., Any], *args: Any) -> Any:
+    return function(_runner, *args)
