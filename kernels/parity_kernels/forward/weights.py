@@ -132,11 +132,11 @@ class _Binder:
             scale = torch.empty((len(each), len(parts), *first.scale.shape), dtype=torch.float32, device=self.device)
         for expert, row in enumerate(each):
             for part, matrix in enumerate(row):
-                if (matrix.scale is None) != (scale is None):
+                if matrix.data.dtype is not first.data.dtype:
                     name = f"{prefix}mlp.experts.{expert}.{parts[part]}.weight"
                     raise self._wrong(name, f"dtype {first.data.dtype} like the other experts", str(matrix.data.dtype))
                 data[expert, part] = matrix.data
-                if scale is not None:
+                if scale is not None and matrix.scale is not None:
                     scale[expert, part] = matrix.scale
         return Matrix(data, scale)
 

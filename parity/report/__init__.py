@@ -1,0 +1,1 @@
+"""Reports of an investigation, from records only."""

@@ -1,0 +1,1 @@
+"""Figures, one a file; each has one message, which is its title."""
