@@ -1,0 +1,40 @@
+"""Two tensors in, numbers out: no thresholds, no verdicts, no files."""
+
+from __future__ import annotations
+
+from parity.metrics.formulas import (
+    METRICS,
+    all_metrics,
+    cosine,
+    log_norm_ratio,
+    max_abs,
+    nonfinite,
+    norm_ratio,
+    rel_l2,
+    slope,
+    slope_error,
+)
+from parity.metrics.moments import READABLE, Moments, pair_moments
+from parity.metrics.slices import COLUMN_BLOCK, KINDS, Columns, SliceTable, column_edges, slice_tables
+
+__all__ = [
+    "COLUMN_BLOCK",
+    "KINDS",
+    "METRICS",
+    "READABLE",
+    "Columns",
+    "Moments",
+    "SliceTable",
+    "all_metrics",
+    "column_edges",
+    "cosine",
+    "log_norm_ratio",
+    "max_abs",
+    "nonfinite",
+    "norm_ratio",
+    "pair_moments",
+    "rel_l2",
+    "slice_tables",
+    "slope",
+    "slope_error",
+]

@@ -1,0 +1,88 @@
+"""Which slices does a stage's tensor have, and what are the moments of each?
+
+Kinds: `row` (one leading row), `head` (the columns of one head, all rows), `expert` (one expert's rows, all columns),
+`columns` (one 128-column block, all rows; the block of FP8 weight scales) and `tensor`. A tensor of one block has no
+`columns` slice, since that would be the tensor again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.metrics.moments import Moments
+
+COLUMN_BLOCK = 128
+"""Columns of one weight-scale block of the block-FP8 format (and of DeepSeek-V3's)."""
+
+KINDS = ("row", "head", "expert", "columns", "tensor")
+
+
+@dataclass(frozen=True)
+class SliceTable:
+    """All slices of one kind. index: [n], the slice's number on its axis; rows: [n], leading rows it spans."""
+
+    kind: str
+    index: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    moments: Moments
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the columns of a flattened row are cut: edges of the cells, and which head and 128-block each cell is in."""
+
+    edges: tuple[int, ...]
+    head: NDArray[np.int64] | None
+    block: NDArray[np.int64]
+
+
+def column_edges(axes: Sequence[str], shape: Sequence[int]) -> Columns:
+    """Cut the trailing axes of a stage into cells that neither a head nor a 128-column block divides.
+
+    axes, shape: of the canonical tensor without its leading row axes, for instance (H, K) and (6, 64).
+    """
+    width = int(np.prod(shape, dtype=np.int64))
+    marks = {0, width, *range(0, width, COLUMN_BLOCK)}
+    per_head = None
+    if len(axes) == 2 and axes[0] in ("H", "G") and shape[0]:
+        per_head = width // shape[0]
+        marks |= set(range(0, width, per_head)) if per_head else set()
+    edges = tuple(sorted(marks))
+    left = np.array(edges[:-1], np.int64)
+    return Columns(edges, None if not per_head else left // per_head, left // COLUMN_BLOCK)
+
+
+def slice_tables(
+    cells: Moments,
+    columns: Columns,
+    *,
+    experts: NDArray[np.integer] | None = None,
+    keep: NDArray[np.bool_] | None = None,
+) -> list[SliceTable]:
+    """Every slice of a pair, kind by kind; kinds the tensor does not have are left out.
+
+    cells: Moments [N, C] over `columns`. experts: [N], expert of each row, negative where it has none.
+    keep: [N]; rows left out of every slice are False. Row slices are numbered by their row in `cells`.
+    """
+    kept = np.arange(cells.shape[0]) if keep is None else np.flatnonzero(keep)
+    cells = cells if keep is None else cells[kept]
+    tables = [SliceTable("row", kept.astype(np.int64), np.ones(len(kept), np.int64), cells.total(axis=1))]
+    across = cells.total(axis=0)
+    for kind, labels in (("head", columns.head), ("columns", columns.block)):
+        if labels is not None and len(set(labels.tolist())) > 1:
+            names, _, moments = across.groups(labels)
+            tables.append(SliceTable(kind, names, np.full(len(names), len(kept), np.int64), moments))
+    if experts is not None:
+        names, sizes, moments = tables[0].moments.groups(np.asarray(experts)[kept])
+        tables.append(SliceTable("expert", names, sizes, moments))
+    whole = across.total(axis=0)
+    one = np.zeros(1, np.int64)
+    tables.append(SliceTable("tensor", one, one + len(kept), whole[None]))
+    return tables
