@@ -42,13 +42,28 @@ def select(
     ]
 
 
-class MemoryTrace:
-    """A trace whose tensors are in memory: for oracles, emulations and tests."""
+def describe(kind: str, run: Run, captures: tuple[Capture, ...], *, complete: bool) -> str:
+    """One readable line: which model, how many captures of how many requests, and whether the run reached its end."""
+    tokens = sum(len(ids) for ids in run.requests)
+    state = "complete" if complete else "INCOMPLETE"
+    return (
+        f"{kind}({run.model}, {run.family}, {run.layers} layers, recipe {run.recipe.name}: {len(captures)} captures "
+        f"of {len(run.requests)} requests, {tokens} tokens; {state})"
+    )
 
-    def __init__(self, run: Run, captures: tuple[Capture, ...], tensors: Mapping[int, torch.Tensor]) -> None:
+
+class MemoryTrace:
+    """A trace whose tensors are in memory: for oracles, emulations and tests.
+
+    tensors: payload by `Capture.number`; not copied.
+    """
+
+    def __init__(
+        self, run: Run, captures: tuple[Capture, ...], tensors: Mapping[int, torch.Tensor], *, complete: bool = True
+    ) -> None:
         self.run = run
         self.captures = captures
-        self.complete = True
+        self.complete = complete
         self._tensors = tensors
 
     def tensor(self, capture: Capture) -> torch.Tensor:
@@ -57,5 +72,8 @@ class MemoryTrace:
     def select(self, *, stage: str | None = None, layer: Any = ANY, phase: str | None = None) -> list[Capture]:
         return select(self.captures, stage=stage, layer=layer, phase=phase)
 
+    def __len__(self) -> int:
+        return len(self.captures)
+
     def __repr__(self) -> str:
-        return f"MemoryTrace({self.run.model}, {len(self.captures)} captures, {len(self.run.requests)} requests)"
+        return describe("MemoryTrace", self.run, self.captures, complete=self.complete)

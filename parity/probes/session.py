@@ -1,0 +1,104 @@
+"""Which recorder is in force? The innermost `capture(...)`, else what the environment asks for, else none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextvars import ContextVar, Token
+from dataclasses import replace
+from pathlib import Path
+
+from parity.errors import ProbeError
+from parity.probes.off import OFF, _Off
+from parity.probes.plan import VARIABLES, check_plan, plan_from_environment
+from parity.probes.recorder import Recorder
+from parity.records import Run
+from parity.runner import CapturePlan, Graft
+from parity.trace import DiskTrace, MemoryTrace
+
+_INNERMOST: ContextVar[Session | None] = ContextVar("parity_probes_session", default=None)
+_FROM_ENVIRONMENT: dict[tuple[str | None, ...], Session | None] = {}
+
+
+class Session:
+    """A wish to capture, made where the model is used and not where it runs: each run in it gets a recorder.
+
+    The first run's trace goes to `plan.out` itself, later ones to `plan.out/run-0001` and so on.
+    """
+
+    def __init__(self, plan: CapturePlan, grafts: Sequence[Graft] = ()) -> None:
+        check_plan(plan)
+        self.plan = plan
+        self.grafts = tuple(grafts)
+        self.recorders: list[Recorder] = []
+        self._token: Token[Session | None] | None = None
+
+    def bind(self, run: Run) -> Recorder:
+        """A recorder for one run of the engine."""
+        plan = self.plan
+        if plan.out is not None and self.recorders:
+            plan = replace(plan, out=Path(plan.out) / f"run-{len(self.recorders):04d}")
+        recorder = Recorder(plan, run, self.grafts)
+        self.recorders.append(recorder)
+        return recorder
+
+    def trace(self) -> MemoryTrace | DiskTrace:
+        """The trace of the only run in this session; ProbeError when there was none or more than one."""
+        if len(self.recorders) != 1:
+            raise ProbeError(
+                place="capture session",
+                expected="one run",
+                found=f"{len(self.recorders)}",
+                next_step="An engine without probes shows none. For several, read each of `session.recorders`.",
+            )
+        return self.recorders[0].trace()
+
+    def __enter__(self) -> Session:
+        self._token = _INNERMOST.set(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._token is not None:
+            _INNERMOST.reset(self._token)
+
+    def __repr__(self) -> str:
+        return f"Session({self.plan}, {len(self.recorders)} runs)"
+
+
+def capture(
+    out: str | Path | None = None,
+    *,
+    layers: Sequence[int] = (),
+    stages: Sequence[str] = (),
+    tokens: str = "all",
+    mode: str = "tensor",
+    grafts: Sequence[Graft] = (),
+) -> Session:
+    """Capture every run of a probed engine inside `with capture(...) as session:`.
+
+    Arguments as in CapturePlan; out: a folder, or None to keep the trace in memory (`session.trace()`).
+    Raises UsageError for a plan that makes no sense.
+    """
+    folder = None if out is None else Path(out)
+    return Session(CapturePlan(tuple(layers), tuple(stages), tokens, mode, folder), grafts)
+
+
+def active() -> Session | _Off:
+    """The session in force, else OFF. `active().bind(run)` gives the recorder for one run."""
+    session = _INNERMOST.get()
+    if session is not None:
+        return session
+    settings = tuple(os.environ.get(name) for name in VARIABLES)
+    if not settings[0]:
+        return OFF
+    if settings not in _FROM_ENVIRONMENT:
+        plan = plan_from_environment()
+        _FROM_ENVIRONMENT[settings] = None if plan is None else Session(plan)
+    return _FROM_ENVIRONMENT[settings] or OFF
+
+
+def open_recorder(run: Run, plan: CapturePlan | None = None, grafts: Sequence[Graft] = ()) -> Recorder | _Off:
+    """The recorder a runner's forward pass should use: for its own plan and grafts, else the active one, else OFF."""
+    if plan is not None or grafts:
+        return Recorder(plan, run, grafts)
+    return active().bind(run)

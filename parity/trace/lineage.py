@@ -1,0 +1,70 @@
+"""Which weights are these? The lineage of a checkpoint folder: its root's hash and the conversions since."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from parity.errors import CheckpointError
+from parity.records import Lineage, as_json
+
+LINEAGE = "lineage.json"
+_PATTERNS = ("*.safetensors", "*.gguf", "*.bin")
+
+
+def lineage_of(folder: str | Path) -> Lineage:
+    """The lineage of the weights in `folder`: `lineage.json` if it is there, else the hash of the tensor files.
+
+    `lineage.json` is `{"root": "sha256:...", "conversions": ["..."]}`; a converter writes it, so that a BF16 checkpoint
+    and its FP8 conversion can be compared. Raises CheckpointError for one of another form, or without tensor files.
+    """
+    folder = Path(folder)
+    path = folder / LINEAGE
+    if not path.is_file():
+        return Lineage(root=hash_weights(folder))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        value = str(error)
+    conversions = value.get("conversions", []) if isinstance(value, dict) else None
+    if (
+        not isinstance(value, dict)
+        or not isinstance(value.get("root"), str)
+        or not isinstance(conversions, list)
+        or not all(isinstance(step, str) for step in conversions)
+    ):
+        raise CheckpointError(
+            place=str(path),
+            expected='{"root": "sha256:...", "conversions": ["..."]}',
+            found=repr(value)[:200],
+            next_step="Write it again with parity.trace.write_lineage, or remove it.",
+        )
+    return Lineage(root=value["root"], conversions=tuple(conversions))
+
+
+def write_lineage(folder: str | Path, lineage: Lineage) -> None:
+    """Write `lineage.json` beside the weights in `folder`."""
+    (Path(folder) / LINEAGE).write_text(json.dumps(as_json(lineage), indent=2) + "\n", encoding="utf-8")
+
+
+def hash_weights(folder: str | Path) -> str:
+    """`sha256:` and the hash over names and contents of the tensor files directly in `folder`, sorted by name.
+
+    Raises CheckpointError when there are none.
+    """
+    folder = Path(folder)
+    files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
+    if not files:
+        raise CheckpointError(
+            place=str(folder),
+            expected="tensor files: " + ", ".join(_PATTERNS),
+            found="none",
+            next_step="Name the folder that holds the weights.",
+        )
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.name} {content}\n".encode())
+    return f"sha256:{total.hexdigest()}"
