@@ -7,12 +7,11 @@ The residual add of a layer's end happens in the kernel of the next norm, so `re
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from parity.errors import ProbeError
+from parity.probes import Probe
 from parity.records import Rows
 from parity_kernels.forward.arena import Arena
 from parity_kernels.forward.batch import Step
@@ -41,7 +40,7 @@ class Qwen3Moe:
         exponent = torch.arange(half, dtype=torch.float64) * 2 / config.head_dim
         self.inv_freq = (config.rope_theta**-exponent).to(torch.float32).to(arena.device)
 
-    def step(self, step: Step, cache: KVCache, probe: Any, *, all_logits: bool) -> torch.Tensor:
+    def step(self, step: Step, cache: KVCache, probe: Probe, *, all_logits: bool) -> torch.Tensor:
         """Run one step: [T] ids to logits [T, V], or [B, V] of each request's last row unless `all_logits`; fp32.
 
         Writes the step's keys and values into `cache`. `probe` sees each stage and may replace it.
@@ -78,7 +77,7 @@ class Qwen3Moe:
         x: torch.Tensor | None,
         residual: torch.Tensor,
         weight: torch.Tensor,
-        probe: Any,
+        probe: Probe,
         sum_site: tuple[str, int | None],
         norm_site: tuple[str, int | None],
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,7 +95,7 @@ class Qwen3Moe:
         return probe(norm_site[0], normed, norm_site[1]), summed
 
     def _attention(
-        self, normed: torch.Tensor, index: int, weights: LayerWeights, step: Step, cache: KVCache, probe: Any
+        self, normed: torch.Tensor, index: int, weights: LayerWeights, step: Step, cache: KVCache, probe: Probe
     ) -> torch.Tensor:
         c, tokens = self.config, len(normed)
         x = self._quantized(normed, weights.q)
@@ -141,7 +140,7 @@ class Qwen3Moe:
         flat = self._linear(self._quantized(context.view(tokens, -1), weights.o), weights.o, "attn_out")
         return probe("attn.out", flat, index)
 
-    def _moe(self, normed: torch.Tensor, index: int, weights: LayerWeights, step: Step, probe: Any) -> torch.Tensor:
+    def _moe(self, normed: torch.Tensor, index: int, weights: LayerWeights, step: Step, probe: Probe) -> torch.Tensor:
         c, tokens = self.config, len(normed)
         ids, routing = self._route(normed, index, weights, probe)
         permutation = self.ops["permute"](ids, n_experts=c.experts)
@@ -155,7 +154,7 @@ class Qwen3Moe:
         gate_up = self._grouped(self._quantized(normed, weights.gate_up), weights.gate_up, permutation.expert_offsets,
                                 permutation.row_token, n_rows, out, launch)  # fmt: skip
         for part, stage in enumerate(("moe.gate", "moe.up")):
-            grafted = probe(stage, gate_up[:, part], index, launch=_launch(launch), **seen)
+            grafted = probe(stage, gate_up[:, part], index, launch=launch, **seen)
             if grafted.data_ptr() != gate_up[:, part].data_ptr():
                 gate_up[:, part] = grafted
         act = self._activate(gate_up, index, weights, probe, seen)
@@ -163,13 +162,13 @@ class Qwen3Moe:
         launch = self._grouped_launch("down", tokens, c.hidden, 1)
         out = self._take("down", (n_rows, 1, c.hidden))
         down = self._grouped(act, weights.down, permutation.expert_offsets, None, n_rows, out, launch)[:, 0]
-        down = probe("moe.down", down, index, launch=_launch(launch), **seen)
+        down = probe("moe.down", down, index, launch=launch, **seen)
         out = self._take("experts", (tokens, c.hidden))
         combined = self.ops["combine"](down.contiguous(), permutation.slot_row, routing, out=out)
         return probe("moe.experts", combined, index)
 
     def _route(
-        self, normed: torch.Tensor, index: int, weights: LayerWeights, probe: Any
+        self, normed: torch.Tensor, index: int, weights: LayerWeights, probe: Probe
     ) -> tuple[torch.Tensor, torch.Tensor]:
         c, shape = self.config, (len(normed), self.config.experts)
         logits = None
@@ -189,7 +188,7 @@ class Qwen3Moe:
         return ids, probe("moe.topk_weights", routing, index)
 
     def _activate(
-        self, gate_up: torch.Tensor, index: int, weights: LayerWeights, probe: Any, seen: dict[str, Any]
+        self, gate_up: torch.Tensor, index: int, weights: LayerWeights, probe: Probe, seen: dict[str, Any]
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """silu(gate) * up, ready for the second GEMM: quantized in the same kernel when its weights are FP8."""
         shape = (gate_up.shape[0], self.config.expert_width)
@@ -247,15 +246,10 @@ class Qwen3Moe:
         rows = Rows(step.rows.request[token], step.rows.position[token], slot, expert)
         return {"rows": rows, "geometry": {"tile_m": 64, "expert_offsets": permutation.expert_offsets.tolist()}}
 
-    def _look(self, probe: Any, stage: str, tensor: torch.Tensor | None, index: int) -> None:
+    def _look(self, probe: Probe, stage: str, tensor: torch.Tensor | None, index: int) -> None:
         """Show a tensor that lives inside a fused kernel; nothing downstream reads it, so it cannot be replaced."""
-        if tensor is not None and probe(stage, tensor, index) is not tensor:
-            raise ProbeError(
-                place=f"layer {index}, stage {stage}",
-                expected="a stage whose tensor a later kernel reads",
-                found="the inside of a fused kernel",
-                next_step="Graft the fused kernel's output instead (attn.q_rope, attn.k_rope, moe.topk_ids).",
-            )
+        if tensor is not None:
+            probe(stage, tensor, index, replaceable=False)
 
     def _quantized_buffers(self, name: str, rows: int, width: int) -> dict[str, torch.Tensor]:
         blocks = -(-width // BLOCK)
@@ -266,7 +260,3 @@ class Qwen3Moe:
 
     def _take(self, name: str, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype = BF16) -> torch.Tensor:
         return self.arena.take(name, tuple(shape), dtype)
-
-
-def _launch(launch: Launch) -> dict[str, Any]:
-    return asdict(launch)

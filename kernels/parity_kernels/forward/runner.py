@@ -11,7 +11,7 @@ import torch
 
 from parity.errors import RunnerError, UsageError
 from parity.faults import Fault
-from parity.probes import OFF, Recorder, active
+from parity.probes import OFF, active, open_recorder
 from parity.records import Recipe, Run
 from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule
 from parity.stages import QWEN3_MOE
@@ -82,13 +82,9 @@ class TritonRunner:
     ) -> Trace:
         """Run the requests teacher-forced and return what the probes saw; logits are computed for every row."""
         run = self._run(requests, schedule)
-        if capture is None and not graft:
-            self.logits(requests, schedule=schedule)
-            return MemoryTrace(run, (), {})
-        recorder = Recorder(capture or CapturePlan(stages=("logits",)), run, graft)
-        with recorder:
+        with open_recorder(run, capture, graft) as recorder:
             self.logits(requests, schedule=schedule, probes=recorder)
-        return recorder.trace()
+        return MemoryTrace(run, (), {}) if capture is None else recorder.trace()
 
     def logits(
         self, requests: Sequence[Request], *, schedule: Schedule = Schedule(), probes: Any = OFF
@@ -111,7 +107,7 @@ class TritonRunner:
         self._check([request], schedule)
         cache = self._cache(1, len(request.ids) + max_new_tokens)
         run = self._run([request], schedule)
-        with active(run) as probes:
+        with active().bind(run) as probes:
             ids = list(request.ids)
             logits = None
             steps = list(plan_steps([request], schedule, self.device))
