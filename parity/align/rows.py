@@ -1,0 +1,182 @@
+"""Where in a trace is each token's row of a stage, and what does the stage look like in canonical order?
+
+Canonical form of one request: rows sorted by absolute position over all prefill chunks and decode steps, [T, ...];
+expert rows, in whatever order the engine permuted them, as [T, S, ...] in (token, slot) order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parity.errors import TraceError
+from parity.records import Capture, site_name
+from parity.trace import Trace
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One stage of one request in canonical form.
+
+    axes: `T` first, then `S` for expert rows. tensor: [T, ...] or [T, S, ...]; a view of the payload where its order
+        allows it, else a copy; do not write to it.
+    position: [T] int64, rising by one. phase: [T] str. captures: the captures the rows came from; launch: [T], which.
+    expert: [T, S] int32 for expert rows, else None.
+    row_in_expert: [T, S] int64 for expert rows, the row's number inside its expert in its launch; -1 where the capture
+        has no `expert_offsets` or does not hold every row of the launch, so that it cannot be known.
+    """
+
+    stage: str
+    layer: int | None
+    request: str
+    axes: tuple[str, ...]
+    tensor: torch.Tensor
+    position: NDArray[np.int64]
+    phase: NDArray[np.str_]
+    launch: NDArray[np.int64]
+    captures: tuple[Capture, ...]
+    expert: NDArray[np.int32] | None = None
+    row_in_expert: NDArray[np.int64] | None = None
+
+    @property
+    def tile_m(self) -> int | None:
+        """Tile height that every launch states, None when one does not or they disagree."""
+        told = {capture.geometry.get("tile_m") for capture in self.captures}
+        return told.pop() if len(told) == 1 else None
+
+    @property
+    def slots(self) -> int | None:
+        """Top-k of expert rows, else None."""
+        return None if self.expert is None else self.expert.shape[1]
+
+
+def align(trace: Trace, stage: str, layer: int | None, request: int) -> Aligned | None:
+    """Bring one stage of one request into canonical form.
+
+    request: index into `trace.run.requests`.
+    Returns None when the trace holds no row of it. Raises TraceError, naming the positions, when one occurs twice or is
+    missing between the first and the last; and for captures that disagree in dtype or width, or are shards.
+    """
+    found = []
+    for capture in trace.select(stage=stage, layer=layer):
+        here = np.flatnonzero(capture.rows.request == request)
+        if len(here):
+            found.append((capture, here))
+    if not found:
+        return None
+    captures = tuple(capture for capture, _ in found)
+    name = f"{site_name(layer, stage)} of request {trace.run.request_names[request]!r}"
+    _check_alike(name, captures)
+    sizes = [len(here) for _, here in found]
+    position = np.concatenate([c.rows.position[here] for c, here in found]).astype(np.int64)
+    by_expert = captures[0].axes[0] == "R"
+    slot = np.concatenate([_slots(name, c)[here] for c, here in found]) if by_expert else np.zeros_like(position)
+    tokens, slots = _check_grid(name, position, slot)
+    at = (position - position.min()) * slots + slot
+    payloads = [trace.tensor(capture) for capture in captures]
+    if any(tuple(p.shape) != c.shape for p, c in zip(payloads, captures, strict=True)):
+        raise _damaged(name, "payloads of the declared shapes", str([tuple(p.shape) for p in payloads]))
+    flat = _gather(payloads, [here for _, here in found], at)
+    order = np.argsort(at)
+    of_capture = np.repeat(np.arange(len(captures)), sizes)[order]
+    launch = of_capture.reshape(tokens, slots)[:, 0]
+    expert = row_in_expert = None
+    if by_expert:
+        numbers = [_rows_in_expert(name, c)[here] for c, here in found]
+        row_in_expert = np.concatenate(numbers)[order].reshape(tokens, slots)
+        expert = np.concatenate([_experts(name, c)[here] for c, here in found])[order].reshape(tokens, slots)
+    return Aligned(
+        stage=stage,
+        layer=layer,
+        request=trace.run.request_names[request],
+        axes=("T", "S", *captures[0].axes[1:]) if by_expert else captures[0].axes,
+        tensor=flat.reshape(tokens, slots, *flat.shape[1:]) if by_expert else flat,
+        position=np.arange(position.min(), position.min() + tokens),
+        phase=np.array([c.phase for c in captures])[launch],
+        launch=launch,
+        captures=captures,
+        expert=expert,
+        row_in_expert=row_in_expert,
+    )
+
+
+def _check_alike(name: str, captures: tuple[Capture, ...]) -> None:
+    kinds = {(c.axes, c.dtype, c.shape[1:]) for c in captures}
+    if len(kinds) > 1:
+        raise _damaged(name, "captures of one layout, dtype and width", "; ".join(sorted(map(str, kinds))))
+    for capture in captures:
+        if capture.reduction != "complete" or capture.placement is not None:
+            raise _damaged(name, "complete tensors", f"capture {capture.number}, a shard or a partial sum")
+
+
+def _check_grid(name: str, position: NDArray[np.int64], slot: NDArray[np.integer]) -> tuple[int, int]:
+    """(tokens, slots) when every position from first to last has every slot exactly once."""
+    slots = int(slot.max()) + 1
+    first, tokens = int(position.min()), int(position.max() - position.min()) + 1
+    if slot.min() < 0 or tokens > 2 * len(position) + 1024:
+        raise _damaged(name, "slots from 0 and positions without gaps", f"{len(position)} rows over {tokens} positions")
+    times = np.bincount((position - first) * slots + slot, minlength=tokens * slots)
+    for wrong, what in ((times > 1, "more than once"), (times == 0, "missing")):
+        cells = np.flatnonzero(wrong)
+        if len(cells):
+            unit = "position" if slots == 1 else "(position, slot)"
+            names = [str(c + first) if slots == 1 else f"({c // slots + first}, {c % slots})" for c in cells[:5].tolist()]
+            more = f" and {len(cells) - 5} more" if len(cells) > 5 else ""
+            raise _damaged(name, f"each {unit} exactly once", f"{', '.join(names)}{more} {what}")
+    return tokens, slots
+
+
+def _gather(payloads: list[torch.Tensor], rows: list[NDArray[np.intp]], at: NDArray[np.int64]) -> torch.Tensor:
+    """Row `rows[i][j]` of payload i to place `at` (concatenated over i); a view when nothing has to move."""
+    if len(payloads) == 1 and len(at) and np.array_equal(at, np.arange(len(at))):
+        start = int(rows[0][0])
+        if np.array_equal(rows[0], np.arange(start, start + len(at))):
+            return payloads[0][start : start + len(at)]
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[payloads[0].element_size()]
+    out = torch.empty((len(at), *payloads[0].shape[1:]), dtype=bits, device=payloads[0].device)
+    done = 0
+    for payload, here in zip(payloads, rows, strict=True):
+        target = torch.from_numpy(at[done : done + len(here)]).to(out.device)
+        # Bits move, not values: fp8 has no indexing kernels, and a signalling NaN stays what it was.
+        out[target] = payload.view(bits)[torch.from_numpy(here).to(payload.device)].to(out.device)
+        done += len(here)
+    return out.view(payloads[0].dtype)
+
+
+def _slots(name: str, capture: Capture) -> NDArray[np.int32]:
+    if capture.rows.slot is None:
+        raise _damaged(name, "a slot for each expert row", f"none in capture {capture.number}")
+    return capture.rows.slot
+
+
+def _experts(name: str, capture: Capture) -> NDArray[np.int32]:
+    if capture.rows.expert is None:
+        raise _damaged(name, "an expert for each expert row", f"none in capture {capture.number}")
+    return capture.rows.expert
+
+
+def _rows_in_expert(name: str, capture: Capture) -> NDArray[np.int64]:
+    """Number of each captured row inside its expert; -1 throughout when the capture cannot tell."""
+    expert, offsets = _experts(name, capture), capture.geometry.get("expert_offsets")
+    if offsets is None or int(offsets[-1]) != len(expert):
+        return np.full(len(expert), -1, np.int64)
+    offsets = np.asarray(offsets, np.int64)
+    number = np.arange(len(expert)) - offsets[expert]
+    outside = np.flatnonzero((number < 0) | (np.arange(len(expert)) >= offsets[expert + 1]))
+    if len(outside):
+        row = int(outside[0])
+        found = f"capture {capture.number} row {row} with expert {int(expert[row])}, offsets {offsets.tolist()}"
+        raise _damaged(name, "each row inside its expert's range of expert_offsets", found)
+    return number
+
+
+def _damaged(name: str, expected: str, found: str) -> TraceError:
+    return TraceError(
+        place=name,
+        expected=expected,
+        found=found,
+        next_step="The trace does not describe its rows truly: correct the probe or importer that wrote it.",
+    )
