@@ -85,6 +85,17 @@ class PlacedGraft:
         result.view(bits)[index] = values.to(tensor.device, tensor.dtype).contiguous().view(bits)
         return result
 
+    def check(self) -> None:
+        """Raise ProbeError when a row of the graft never found its place: the proof would be of nothing."""
+        lost = int((~self.placed).sum())
+        if lost:
+            raise ProbeError(
+                place=f"graft at {self.name}",
+                expected=f"all of its {len(self.placed)} rows to be put into the forward pass",
+                found=f"{lost} rows that this run never computed there",
+                next_step="Name rows by the run's own requests and absolute positions.",
+            )
+
     def _check_experts(self, rows: Rows, target: NDArray[np.intp], source: NDArray[np.intp]) -> None:
         if self.graft.rows.expert is None or rows.expert is None:
             return

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from parity.errors import ProbeError
 from parity.probes.off import OFF, _Off
@@ -41,6 +42,15 @@ class Session:
         recorder = Recorder(plan, run, self.grafts)
         self.recorders.append(recorder)
         return recorder
+
+    def step(self, **about: object) -> NoReturn:
+        """A session has no run yet, so it has no steps: ProbeError."""
+        raise ProbeError(
+            place="capture session",
+            expected="a recorder bound to a run",
+            found="the session itself",
+            next_step="In the engine: `with probes.open_recorder(run) as recorder:`, then recorder.step(...).",
+        )
 
     def trace(self) -> MemoryTrace | DiskTrace:
         """The trace of the only run in this session; ProbeError when there was none or more than one."""

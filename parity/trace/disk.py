@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from parity.errors import TraceError
 from parity.records import Capture, Run
-from parity.trace.manifest import MANIFEST, parse_capture, parse_header, read_lines, restore_geometry
+from parity.trace.journal import MANIFEST, TORN, read_lines
+from parity.trace.manifest import parse_capture, parse_header, restore_geometry
 from parity.trace.rowdata import decode
 from parity.trace.shard import Shard, dtype_name
 from parity.trace.trace import ANY, describe, select
@@ -23,15 +25,17 @@ class DiskTrace:
     """A trace on disk. Manifest and row metadata are in memory, payloads are mapped on access.
 
     `complete` is False when the manifest has no `end` line: the run failed or was killed, and what is listed is what
-    was safely written before that.
+    was safely written before that. `torn` is True when the last line was cut off in the middle.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.complete = False
+        self.torn = False
         self._shards: OrderedDict[str, Shard] = OrderedDict()
         self._payloads: dict[int, tuple[str, str, int]] = {}
         self._companions: dict[tuple[str, str], torch.Tensor] = {}
+        self._named: set[tuple[str, str]] = set()
         self.run, self.captures = self._read()
         self._companions.clear()
 
@@ -84,7 +88,8 @@ class DiskTrace:
         captures: list[Capture] = []
         for place, line in read_lines(path):
             if run is None:
-                run = parse_header(line, place)
+                if line is not TORN:
+                    run = parse_header(line, place)
                 continue
             if self.complete:
                 raise TraceError(
@@ -98,6 +103,8 @@ class DiskTrace:
             elif line.get("kind") == "end":
                 self._check_end(line, place, captures)
                 self.complete = True
+            elif line is TORN:
+                self.torn = True
             # A line of another kind is a later minor addition: chained like the rest, and of no concern here.
         if run is None:
             raise TraceError(
@@ -108,7 +115,7 @@ class DiskTrace:
             )
         return run, tuple(captures)
 
-    def _read_capture(self, line: dict[str, Any], place: str, *, run: Run, last: int) -> Capture:
+    def _read_capture(self, line: Mapping[str, Any], place: str, *, run: Run, last: int) -> Capture:
         fields = parse_capture(line, place, run=run)
         shard, tensor, crc = fields.pop("shard"), fields.pop("tensor"), fields.pop("crc")
         entry = self._shard(shard).entry(tensor)
@@ -137,10 +144,18 @@ class DiskTrace:
                 found=str(int(rows.request.max())),
                 next_step="The writer numbered its requests otherwise than its header; see docs/trace-format.md.",
             )
+        if (shard, tensor) in self._named:
+            raise TraceError(
+                place=place,
+                expected="a payload of its own",
+                found=f"tensor {tensor!r} of {shard}, which another capture has",
+                next_step="A capture is listed twice: capture again.",
+            )
+        self._named.add((shard, tensor))
         self._payloads[fields["number"]] = (shard, tensor, crc)
         return Capture(**{**fields, "rows": rows, "geometry": restore_geometry(fields["geometry"], row)})
 
-    def _check_end(self, line: dict[str, Any], place: str, captures: list[Capture]) -> None:
+    def _check_end(self, line: Mapping[str, Any], place: str, captures: list[Capture]) -> None:
         said = (line.get("captures"), line.get("shards"))
         found = (len(captures), len({shard for shard, _, _ in self._payloads.values()}))
         if said != found:

@@ -1,13 +1,10 @@
-"""What does one line of the manifest say? Lines to records and back, chained so that a lost or altered line shows."""
+"""What does one line of the manifest say? Records to lines and back; a line that says nonsense is refused."""
 
 from __future__ import annotations
 
-import json
 import re
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,16 +12,12 @@ import numpy as np
 from parity.errors import TraceError
 from parity.records import Capture, Environment, Lineage, Recipe, Run, as_json
 from parity.stages import VOCABULARY
+from parity.trace.journal import SPEC
 from parity.trace.shard import BY_NAME, is_count
 
 FORMAT = "parity-trace"
 VERSION = 1
-MANIFEST = "manifest.jsonl"
 SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.safetensors")
-MAX_LINE = 256 * 2**20
-"""Longest manifest line accepted: the header with its token ids is the longest one."""
-
-_SPEC = "See docs/trace-format.md; the trace must be captured again or restored from a copy."
 # Keys of a capture line that are fields of Capture, with what each must be.
 _CAPTURE_KEYS = ("stage", "layer", "phase", "step", "chunk", "axes", "dtype", "shape")
 
@@ -32,56 +25,6 @@ _CAPTURE_KEYS = ("stage", "layer", "phase", "step", "chunk", "axes", "dtype", "s
 def shard_name(number: int) -> str:
     """File name of shard `number`."""
     return f"shard-{number:05d}.safetensors"
-
-
-def encode_line(line: Mapping[str, Any], chain: int) -> bytes:
-    """A manifest line as bytes, newline included; `chain` is the CRC-32 of all manifest bytes before it."""
-    text = json.dumps({**as_json(line), "chain": chain}, separators=(",", ":"), allow_nan=False)
-    return text.encode("ascii") + b"\n"
-
-
-def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a manifest with their places (`.../manifest.jsonl line 3`), chain checked.
-
-    A last line without its newline was cut off by a crash: it is left out. Raises TraceError for a line that is too
-    long, no JSON object, or whose chain does not fit the bytes before it.
-    """
-    chain = 0
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise TraceError(
-            place=str(path.parent),
-            expected=f"a trace: a folder with {MANIFEST}",
-            found=error.strerror or str(error),
-            next_step="Name the folder that the trace was captured into.",
-        ) from error
-    with file:
-        number = 0
-        while raw := file.readline(MAX_LINE):
-            number += 1
-            place = f"{path} line {number}"
-            if not raw.endswith(b"\n"):
-                if len(raw) == MAX_LINE:
-                    raise TraceError(
-                        place=place, expected=f"at most {MAX_LINE} bytes", found="a longer line", next_step=_SPEC
-                    )
-                return
-            try:
-                line = json.loads(raw)
-            except (ValueError, RecursionError):
-                raise TraceError(place=place, expected="a JSON object", found=repr(raw[:80]), next_step=_SPEC) from None
-            if not isinstance(line, dict):
-                raise TraceError(place=place, expected="a JSON object", found=repr(raw[:80]), next_step=_SPEC)
-            if line.get("chain") != chain or isinstance(line.get("chain"), bool):
-                raise TraceError(
-                    place=place,
-                    expected=f"chain {chain}, the CRC-32 of all bytes before this line",
-                    found=repr(line.get("chain")),
-                    next_step=f"A line before this one was lost or altered. {_SPEC}",
-                )
-            chain = zlib.crc32(raw, chain)
-            yield place, line
 
 
 def header_line(run: Run) -> dict[str, Any]:
@@ -93,7 +36,7 @@ def parse_header(line: Mapping[str, Any], place: str) -> Run:
     """The Run of a header line; raises TraceError for another format or version, or a run that lacks a field."""
     if line.get("kind") != "header" or line.get("format") != FORMAT:
         raise TraceError(
-            place=place, expected=f"a header of format {FORMAT}", found=repr(dict(line))[:120], next_step=_SPEC
+            place=place, expected=f"a header of format {FORMAT}", found=repr(dict(line))[:120], next_step=SPEC
         )
     if line.get("version") != VERSION or isinstance(line.get("version"), bool):
         raise TraceError(
@@ -107,43 +50,51 @@ def parse_header(line: Mapping[str, Any], place: str) -> Run:
 
 def parse_run(value: Any, place: str) -> Run:
     """A Run from JSON; keys that are not known are ignored, so that a later writer may add some."""
-    run = _mapping(value, f"{place}, run", Run)
-    requests = run.get("requests")
-    names = run.get("request_names")
-    if not _list_of(requests, lambda ids: _list_of(ids, is_count)):
-        raise _refuse(f"{place}, run.requests", "lists of token ids, one a request", requests)
-    if not _list_of(names, lambda name: isinstance(name, str)) or len(names) != len(requests):
-        raise _refuse(f"{place}, run.request_names", f"{len(requests)} names", names)
-    if not is_count(run.get("layers")):
-        raise _refuse(f"{place}, run.layers", "a number of layers", run.get("layers"))
-    declared = run.get("declared", [])
-    if not _list_of(declared, _is_site):
-        raise _refuse(f"{place}, run.declared", "pairs of layer (or null) and stage", declared)
+    place = f"{place}, run"
+    run = _known(value, place, Run)
+    requests = _list_of(run["requests"], f"{place}.requests", "lists of token ids, one a request", _is_ids)
+    names = _list_of(run["request_names"], f"{place}.request_names", f"{len(requests)} names", _is_text)
+    if len(names) != len(requests):
+        raise _refuse(f"{place}.request_names", f"{len(requests)} names", names)
+    if not is_count(run["layers"]):
+        raise _refuse(f"{place}.layers", "a number of layers", run["layers"])
+    declared = _list_of(run.get("declared", []), f"{place}.declared", "pairs of layer (or null) and stage", _is_site)
     for name in ("hyper", "flags"):
         if not isinstance(run.get(name, {}), dict):
-            raise _refuse(f"{place}, run.{name}", "an object", run[name])
-    lineage = _mapping(run.get("lineage"), f"{place}, run.lineage", Lineage)
-    conversions = lineage.get("conversions", [])
-    if not _list_of(conversions, lambda text: isinstance(text, str)):
-        raise _refuse(f"{place}, run.lineage.conversions", "a list of words", conversions)
+            raise _refuse(f"{place}.{name}", "an object", run[name])
+    lineage = _known(run["lineage"], f"{place}.lineage", Lineage)
+    conversions = _list_of(lineage.get("conversions", []), f"{place}.lineage.conversions", "a list of texts", _is_text)
     return Run(
-        family=_text(run["family"], f"{place}, run.family"),
-        model=_text(run["model"], f"{place}, run.model"),
+        family=_text(run["family"], f"{place}.family"),
+        model=_text(run["model"], f"{place}.model"),
         layers=run["layers"],
         request_names=tuple(names),
         requests=tuple(tuple(ids) for ids in requests),
-        recipe=Recipe(
-            **{
-                key: _text(text, f"{place}, run.recipe.{key}")
-                for key, text in _mapping(run.get("recipe"), f"{place}, run.recipe", Recipe).items()
-            }
-        ),
-        lineage=Lineage(root=_text(lineage["root"], f"{place}, run.lineage.root"), conversions=tuple(conversions)),
-        environment=Environment(**_mapping(run.get("environment"), f"{place}, run.environment", Environment)),
+        recipe=_parse_recipe(run["recipe"], f"{place}.recipe"),
+        lineage=Lineage(root=_text(lineage["root"], f"{place}.lineage.root"), conversions=tuple(conversions)),
+        environment=_parse_environment(run["environment"], f"{place}.environment"),
         declared=tuple((layer, stage) for layer, stage in declared),
         hyper=run.get("hyper", {}),
         flags=run.get("flags", {}),
     )
+
+
+def _parse_recipe(value: Any, place: str) -> Recipe:
+    return Recipe(**{key: _text(text, f"{place}.{key}") for key, text in _known(value, place, Recipe).items()})
+
+
+def _parse_environment(value: Any, place: str) -> Environment:
+    found = _known(value, place, Environment)
+    for key, item in found.items():
+        if key == "threads":
+            good = is_count(item)
+        elif key == "interpreted":
+            good = isinstance(item, bool)
+        else:
+            good = isinstance(item, str) or (item is None and key in ("triton", "transformers"))
+        if not good:
+            raise _refuse(f"{place}.{key}", "what docs/trace-format.md says", item)
+    return Environment(**found)
 
 
 def capture_line(capture: Capture, *, shard: str, tensor: str, crc: int, rows: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +173,7 @@ def restore_geometry(geometry: dict[str, Any], row: np.ndarray[Any, Any] | None)
 
 
 def _is_shard_name(value: Any) -> bool:
-    return isinstance(value, str) and SHARD_NAME.fullmatch(value) is not None
+    return _is_text(value) and SHARD_NAME.fullmatch(value) is not None
 
 
 def _is_site(value: Any) -> bool:
@@ -230,12 +181,23 @@ def _is_site(value: Any) -> bool:
         isinstance(value, list)
         and len(value) == 2
         and (value[0] is None or is_count(value[0]))
+        and isinstance(value[1], str)
         and value[1] in VOCABULARY
     )
 
 
-def _list_of(value: Any, fits: Any) -> bool:
-    return isinstance(value, list) and all(fits(item) for item in value)
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(is_count(item) for item in value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _list_of(value: Any, place: str, expected: str, fits: Callable[[Any], bool]) -> list[Any]:
+    if not isinstance(value, list) or not all(fits(item) for item in value):
+        raise _refuse(place, expected, value)
+    return value
 
 
 def _text(value: Any, place: str) -> str:
@@ -244,7 +206,7 @@ def _text(value: Any, place: str) -> str:
     return value
 
 
-def _mapping(value: Any, place: str, record: type[Any]) -> dict[str, Any]:
+def _known(value: Any, place: str, record: type[Any]) -> dict[str, Any]:
     """The known fields of `record` in a JSON object, all required ones present."""
     if not isinstance(value, dict):
         raise _refuse(place, "an object", value)
@@ -260,4 +222,4 @@ def _mapping(value: Any, place: str, record: type[Any]) -> dict[str, Any]:
 
 
 def _refuse(place: str, expected: str, found: Any) -> TraceError:
-    return TraceError(place=place, expected=expected, found=repr(found)[:200], next_step=_SPEC)
+    return TraceError(place=place, expected=expected, found=repr(found)[:200], next_step=SPEC)

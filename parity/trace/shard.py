@@ -57,7 +57,7 @@ def payload_bytes(tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     if not flat.numel():
         return memoryview(b"")
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -14,7 +14,8 @@ from parity.trace.manifest import SHARD_NAME
 class Listing:
     """What a verified trace holds.
 
-    complete: the manifest has its end line. captures, tensor_bytes: how many, and the size of their payloads.
+    complete: the manifest has its end line. torn: its last line was cut off and does not count.
+    captures, tensor_bytes: how many, and the size of their payloads.
     shards: shard files that the manifest names. orphans: shard files that it does not name; their captures were never
     listed and do not count. sites: captures by (layer, stage) name, in order of first capture.
     missing: declared sites without a single capture.
@@ -22,6 +23,7 @@ class Listing:
 
     folder: Path
     complete: bool
+    torn: bool
     captures: int
     tensor_bytes: int
     shards: tuple[str, ...]
@@ -35,6 +37,8 @@ class Listing:
             f"  {self.captures} captures of {len(self.sites)} sites in {len(self.shards)} shards, "
             f"{self.tensor_bytes / 1e6:.1f} MB; every payload's CRC-32 is right",
         ]
+        if self.torn:
+            lines.append("  the manifest's last line was cut off and does not count")
         if self.missing:
             lines.append(f"  {len(self.missing)} declared sites without a capture: " + ", ".join(self.missing[:12]))
         if self.orphans:
@@ -60,6 +64,7 @@ def verify_trace(folder: str | Path) -> Listing:
     return Listing(
         folder=trace.folder,
         complete=trace.complete,
+        torn=trace.torn,
         captures=len(trace.captures),
         tensor_bytes=size,
         shards=named,

@@ -17,7 +17,8 @@ import torch
 
 from parity.errors import TraceError
 from parity.records import Capture, Run
-from parity.trace.manifest import MANIFEST, capture_line, encode_line, header_line, shard_name
+from parity.trace.journal import MANIFEST, encode_line
+from parity.trace.manifest import capture_line, header_line, shard_name
 from parity.trace.rowdata import encode, fields_of
 from parity.trace.shard import dtype_name, payload_bytes, sync_folder, write_shard
 from parity.trace.trace import Trace
@@ -129,6 +130,11 @@ class TraceWriter:
                 self._append([{"kind": "end", "captures": self.captures, "shards": self.shards}])
         finally:
             self._manifest.close()
+
+    def abandon(self) -> None:
+        """Close without writing what is buffered, after the disk failed; the trace stays incomplete."""
+        self._pending.clear()
+        self._manifest.close()
 
     def _append(self, lines: list[Mapping[str, Any]] | list[dict[str, Any]]) -> None:
         for line in lines:
