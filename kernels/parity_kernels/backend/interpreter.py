@@ -133,7 +133,7 @@ def _patch(target: Any) -> None:
     def create_dot(self: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
         if d.dtype.scalar == tl.float32 and a.dtype.scalar.is_floating():
             # Summed in fp64 and rounded to fp32 once a dot: a row's result then depends neither on the tile it is in
-            # nor on the BLAS kernel that CPU and tile height select (in fp32, half the elements differed at 1 or 2 rows).
+            # nor on the BLAS kernel that CPU and tile height select (in fp32 half the elements differed at 1 row).
             left, right = (to_float32(x.data).astype(np.float64) for x in (a, b))
             with np.errstate(invalid="ignore", over="ignore"):
                 return handle(np.matmul(left, right).astype(np.float32) + d.data, d.dtype.scalar)

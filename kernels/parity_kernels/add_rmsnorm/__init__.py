@@ -1,0 +1,1 @@
+"""add_rmsnorm: residual add and RMSNorm in one kernel, in Triton and in CUDA C++."""

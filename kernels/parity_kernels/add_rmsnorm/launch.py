@@ -1,0 +1,28 @@
+"""How many programs does add + RMSNorm need? A program holds whole rows."""
+
+from __future__ import annotations
+
+from parity_kernels.backend import interpreted  # before triton
+
+from triton import next_power_of_2  # isort: skip
+
+from parity_kernels.launch import Launch, ceil_div
+
+
+def add_rmsnorm_launch(*, n_rows: int, n_cols: int) -> Launch:
+    """One row a program when compiled; interpreted, as many rows as make a tile of about 2^19 elements."""
+    width = next_power_of_2(max(n_cols, 1))
+    tile = min(max(1, 2**19 // width), next_power_of_2(max(n_rows, 1))) if interpreted() else 1
+    programs = ceil_div(n_rows, tile)
+    return Launch(
+        op="add_rmsnorm",
+        grid=(programs,),
+        block={"m": tile, "d": width},
+        covers={"rows": programs * tile},
+        requires={"rows": n_rows},
+    )
+
+
+def warps_for(width: int) -> int:
+    """Warps of a program that holds rows of `width` (a power of two): 8 elements a thread, 16 bytes of bf16."""
+    return min(16, max(1, width // 256))

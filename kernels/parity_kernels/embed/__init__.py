@@ -1,0 +1,1 @@
+"""embed: rows of the embedding table."""

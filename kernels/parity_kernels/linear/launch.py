@@ -1,0 +1,47 @@
+"""How many programs does a linear need, and of which tile? One fixed tile per size class; nothing is autotuned."""
+
+from __future__ import annotations
+
+from parity_kernels.backend import interpreted  # before triton
+
+from triton import next_power_of_2  # isort: skip
+
+from parity_kernels.launch import Launch, ceil_div
+
+GROUP = 128  # columns of K that share an activation scale; a weight scale covers GROUP x GROUP
+
+# 0: the tensor core's own fp8 sums, which keep about 14 bits (DeepSeek-V3 report, arXiv 2412.19437, section 3.3.2), are
+# moved to fp32 registers after every instruction (32 columns of K) instead of at the end of the 128.
+IMPRECISE_K = 0
+
+
+def linear_launch(*, op: str, n_rows: int, n_cols: int, depth: int) -> Launch:
+    """op: "linear_fp8" or "linear_bf16". n_rows T, n_cols N, depth K.
+
+    Compiled: decode (T <= 32), middle, and prefill (T >= 512) tiles; a class fixes the order of sums within a K block.
+    Interpreted: the tallest tile that keeps a program's blocks near 2^19 elements.
+    The first grid axis is the row tile: programs that run together share a slice of W.
+    """
+    if interpreted():
+        tile_m = min(1024, next_power_of_2(max(n_rows, 1)))
+        tile_n = min(next_power_of_2(max(n_cols, 1)), 4096 if tile_m <= 128 else 512)
+        block = {"m": tile_m, "n": tile_n, "k": GROUP}
+    elif n_rows <= 32:
+        block = {"m": 16 if n_rows <= 16 else 32, "n": 64, "k": 128}
+    elif n_rows < 512:
+        block = {"m": 64, "n": 128, "k": 128 if op == "linear_fp8" else 64}
+    else:
+        block = {"m": 128, "n": 128, "k": 128 if op == "linear_fp8" else 64}
+    programs = (ceil_div(n_rows, block["m"]), ceil_div(n_cols, block["n"]))
+    return Launch(
+        op=op,
+        grid=programs,
+        block=block,
+        covers={"rows": programs[0] * block["m"], "cols": programs[1] * block["n"]},
+        requires={"rows": n_rows, "cols": n_cols},
+    )
+
+
+def compile_options(tile_m: int) -> dict[str, int]:
+    """Warps and pipeline stages of a tile `tile_m` rows high (the interpreter ignores them)."""
+    return {"num_warps": 8 if tile_m >= 128 else 4, "num_stages": 3 if tile_m >= 128 else 4}
