@@ -13,6 +13,7 @@ from parity.probes.off import OFF, Probe
 from parity.probes.plan import admits, check_plan, plan_from_environment
 from parity.probes.recorder import Recorder
 from parity.probes.session import Session, active, capture, open_recorder
+from parity.probes.watch import Tap, Watch, watch
 from parity.runner import CapturePlan, Graft
 
 __all__ = [
@@ -22,10 +23,13 @@ __all__ = [
     "Probe",
     "Recorder",
     "Session",
+    "Tap",
+    "Watch",
     "active",
     "admits",
     "capture",
     "check_plan",
     "open_recorder",
     "plan_from_environment",
+    "watch",
 ]

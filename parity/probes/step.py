@@ -107,6 +107,9 @@ class StepProbe:
             rows, shown = rows.take(index), shown[torch.from_numpy(index).to(shown.device)]
             # expert_offsets and tiles speak of the whole launch: keep which of its rows these were.
             geometry["row"] = index.astype(np.int64)
+        else:
+            # An engine may fill the same arrays again in its next step.
+            rows = rows.take(np.arange(len(rows)))
         if not len(rows):
             return tensor
         capture = Capture(
