@@ -1,0 +1,1 @@
+"""Hugging Face models as oracles: the only code of the lab that imports transformers."""

@@ -1,0 +1,238 @@
+"""What do all oracles share as runners? Checking requests, feeding them one by one, recording, greedy decoding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.errors import RunnerError, UsageError
+from parity.probes import OFF, Recorder
+from parity.records import Recipe, Rows, Run
+from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule
+from parity.stages import Family
+from parity.stages import family as family_named
+from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
+from parity_oracles.checkpoint import Checkpoint, Hyper, TextDecoder
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One step: positions start..stop-1 of one request."""
+
+    request: int
+    phase: str
+    step: int
+    chunk: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> Rows:
+        """Its token rows."""
+        count = self.stop - self.start
+        return Rows(np.full(count, self.request, np.int32), np.arange(self.start, self.stop, dtype=np.int64))
+
+
+def feeds(request: int, length: int, schedule: Schedule) -> Iterator[Feed]:
+    """The steps of one request: prefill, in chunks where the schedule says so, then its last ids one by one."""
+    prompt = length - schedule.decode
+    chunk = schedule.chunk or prompt
+    for number, start in enumerate(range(0, prompt, chunk)):
+        yield Feed(request, "prefill", 0, number, start, min(start + chunk, prompt))
+    for step in range(1, schedule.decode + 1):
+        yield Feed(request, "decode", step, 0, prompt + step - 1, prompt + step)
+
+
+class Oracle(ABC):
+    """A runner that feeds its requests one after the other, each in a cache of its own, without padding.
+
+    A subclass gives `can`, `new_cache`, `step` and, where it needs one, `tapped`.
+    `on_step`, when set, is told ("forward" or "generate", steps done, steps in all).
+    """
+
+    name: str
+    can: frozenset[str]
+
+    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, hyper: Hyper) -> None:
+        self.checkpoint = checkpoint
+        self.recipe = recipe
+        self.hyper = hyper
+        self.family: Family = family_named(hyper.family)
+        self.decoder = TextDecoder.beside(checkpoint.folder)
+        self.on_step: Callable[[str, int, int], None] | None = None
+        self._lineage = lineage_of(checkpoint.folder)
+
+    @abstractmethod
+    def new_cache(self) -> Any:
+        """An empty KV cache for one request."""
+
+    @abstractmethod
+    def step(
+        self, ids: torch.Tensor, start: int, cache: Any, probe: Any, rows: Rows, *, last_only: bool
+    ) -> torch.Tensor:
+        """Feed [T] ids at positions start.. and return their logits, [T, V], or [1, V] of the last when `last_only`.
+
+        probe: what the stages go through; None for a pass without taps.
+        """
+
+    def tapped(self) -> AbstractContextManager[Any]:
+        """Within it, `step` passes every stage through its probe."""
+        return nullcontext()
+
+    def describe(self) -> RunnerInfo:
+        """Family, effective hyper-parameters, recipe, lineage, stages and abilities."""
+        return RunnerInfo(
+            name=self.name,
+            family=self.family.name,
+            layers=self.hyper.layers,
+            hyper=self.hyper.as_dict(),
+            recipe=self.recipe,
+            lineage=self._lineage,
+            environment=capture_environment(device="cpu", interpreted=False),
+            stages=tuple(stage.name for _, stage in self.family.sites(1)),
+            can=self.can,
+        )
+
+    def forward(
+        self,
+        requests: Sequence[Request],
+        *,
+        schedule: Schedule = Schedule(),
+        capture: CapturePlan | None = None,
+        graft: Sequence[Graft] = (),
+    ) -> Trace:
+        """Run the requests teacher-forced and return what the probes saw: nothing when `capture` is None, but for the
+        logits when there are grafts. Raises UsageError for ids outside the vocabulary or too few of them, RunnerError
+        for what `can` does not hold."""
+        self._check(requests, schedule)
+        run = self._run(requests, schedule)
+        if capture is None and not graft:
+            self._feed_all(requests, schedule, None)
+            return MemoryTrace(run, (), {})
+        recorder = Recorder(capture or CapturePlan(stages=("logits",)), run, graft)
+        with self.tapped(), recorder:
+            self._feed_all(requests, schedule, recorder)
+        return recorder.trace()
+
+    def logits(self, requests: Sequence[Request], *, schedule: Schedule = Schedule()) -> torch.Tensor:
+        """Logits without taps, [rows of all steps, V], request after request."""
+        self._check(requests, schedule)
+        parts = self._feed_all(requests, schedule, None)
+        return torch.cat(parts) if parts else torch.empty(0, self.hyper.vocab)
+
+    @torch.no_grad()
+    def generate(self, request: Request, *, max_new_tokens: int, schedule: Schedule = Schedule()) -> Generation:
+        """Continue one request greedily, without taps: the largest logit, ties to the lower id; end-of-text ids do not
+        stop it."""
+        self._check([request], schedule)
+        cache, logits = self.new_cache(), None
+        prompt = list(feeds(0, len(request.ids), schedule))
+        total = len(prompt) + max(max_new_tokens - 1, 0)
+        for number, feed in enumerate(prompt, 1):
+            ids = torch.tensor(request.ids[feed.start : feed.stop])
+            logits = self.step(ids, feed.start, cache, None, feed.rows, last_only=True)
+            self._tell("generate", number, total)
+        new: list[int] = []
+        while logits is not None and len(new) < max_new_tokens:
+            new.append(_first_largest(logits[-1]))
+            if len(new) < max_new_tokens:
+                at = len(request.ids) + len(new) - 1
+                feed = Feed(0, "decode", schedule.decode + len(new), 0, at, at + 1)
+                logits = self.step(torch.tensor(new[-1:]), at, cache, None, feed.rows, last_only=True)
+                self._tell("generate", len(prompt) + len(new), total)
+        return Generation(tuple(new), self.decoder.decode(new) if self.decoder else None)
+
+    def replay(
+        self, stage: str, layer: int | None, inputs: Mapping[str, torch.Tensor], *, positions: torch.Tensor, recipe: str
+    ) -> torch.Tensor:
+        """Compute one stage alone; see parity.runner.Replayer. Raises RunnerError where the oracle cannot."""
+        raise RunnerError(
+            place=f"runner {self.name}",
+            expected="an ability among " + ", ".join(sorted(self.can)),
+            found="replay",
+            next_step="Replay with an oracle that has a recipe for this family.",
+        )
+
+    @torch.no_grad()
+    def _feed_all(
+        self, requests: Sequence[Request], schedule: Schedule, recorder: Recorder | None
+    ) -> list[torch.Tensor]:
+        last = [len(request.ids) - schedule.decode - 1 for request in requests]
+        steps = [list(feeds(number, len(request.ids), schedule)) for number, request in enumerate(requests)]
+        total, done, out = sum(map(len, steps)), 0, []
+        for request, plan in zip(requests, steps, strict=True):
+            cache = self.new_cache()
+            for feed in plan:
+                probe = None
+                if recorder is not None:
+                    probe = recorder.step(
+                        phase=feed.phase, step=feed.step, chunk=feed.chunk, rows=feed.rows, last_position=last
+                    )
+                ids = torch.tensor(request.ids[feed.start : feed.stop])
+                out.append(self.step(ids, feed.start, cache, probe, feed.rows, last_only=False))
+                done += 1
+                self._tell("forward", done, total)
+        return out
+
+    def _run(self, requests: Sequence[Request], schedule: Schedule) -> Run:
+        info = self.describe()
+        return Run(
+            family=info.family,
+            model=str(self.checkpoint.folder),
+            layers=info.layers,
+            request_names=tuple(request.name for request in requests),
+            requests=tuple(tuple(request.ids) for request in requests),
+            recipe=info.recipe,
+            lineage=info.lineage,
+            environment=info.environment,
+            declared=tuple((layer, stage.name) for layer, stage in self.family.sites(info.layers)),
+            hyper=info.hyper,
+            flags={"chunk": schedule.chunk, "decode": schedule.decode, "runner": self.name, **self.flags()},
+        )
+
+    def flags(self) -> dict[str, Any]:
+        """Settings besides the schedule that change what is computed."""
+        return {}
+
+    def _check(self, requests: Sequence[Request], schedule: Schedule) -> None:
+        for request in requests:
+            wrong = [token for token in request.ids if not 0 <= token < self.hyper.vocab]
+            if wrong or len(request.ids) <= schedule.decode or schedule.decode < 0:
+                raise UsageError(
+                    place=f"request {request.name}",
+                    expected=f"more than {schedule.decode} token ids, each in 0..{self.hyper.vocab - 1}",
+                    found=f"{len(request.ids)} ids" + (f", among them {wrong[0]}" if wrong else ""),
+                    next_step="Check the tokenizer against the model, and the prompt's length against the schedule.",
+                )
+            if len(request.ids) > self.hyper.max_positions:
+                raise UsageError(
+                    place=f"request {request.name}",
+                    expected=f"at most {self.hyper.max_positions} positions",
+                    found=f"{len(request.ids)} ids",
+                    next_step="Shorten the request; the model was not made for positions beyond.",
+                )
+            if request.cached:
+                raise self._cannot("the whole request", f"cached={request.cached}", "Feed the whole request.")
+            if schedule.chunk is not None and schedule.chunk < 1:
+                raise self._cannot("a chunk of one token at least", f"chunk={schedule.chunk}", "Correct the schedule.")
+            if schedule.chunk is not None and "chunk" not in self.can and schedule.chunk < len(request.ids):
+                found = f"chunk={schedule.chunk} for {len(request.ids)} ids"
+                raise self._cannot("the prompt in one piece", found, "Leave chunk out for this oracle.")
+
+    def _cannot(self, expected: str, found: str, next_step: str) -> RunnerError:
+        return RunnerError(place=f"runner {self.name}", expected=expected, found=found, next_step=next_step)
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        if self.on_step is not None:
+            self.on_step(what, done, total)
+
+
+def _first_largest(logits: torch.Tensor) -> int:
+    """The lowest id among the largest logits; written out, since argmax does not promise which of a tie it gives."""
+    return int((logits == logits.max()).nonzero()[0])

@@ -1,0 +1,104 @@
+"""In which precision does a stage compute, where does it round, and which re-orderings leave the recipe the same?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from parity.errors import UsageError
+from parity.records import Recipe
+
+BLOCK = 128
+"""Rows and columns of a weight scale's block, and columns of an activation scale's group."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A precision recipe as the stage functions apply it.
+
+    compute: the dtype in which a stage computes. boundary: the dtype to which activations are rounded, once, at the
+    end of a stage; None leaves them in `compute`. linear: how linear layers multiply, `exact` (dequantized weights),
+    `bf16`, or `fp8_block` (weights and activations in E4M3).
+    """
+
+    name: str
+    compute: torch.dtype
+    boundary: torch.dtype | None
+    linear: str
+
+    def enter(self, x: torch.Tensor) -> torch.Tensor:
+        """A stage's input: rounded to the boundary dtype if it is not in it already, then widened to `compute`."""
+        if self.boundary is not None and x.dtype != self.boundary:
+            x = x.to(self.boundary)
+        return x.to(self.compute)
+
+    def leave(self, x: torch.Tensor) -> torch.Tensor:
+        """A stage's output: rounded once, to nearest even."""
+        return x if self.boundary is None else x.to(self.boundary)
+
+    @property
+    def wide(self) -> torch.dtype:
+        """The dtype of the stages that the recipes keep wide: router logits, routing weights, logits."""
+        return self.compute
+
+    def recipe(self, weights: str) -> Recipe:
+        """The record of this recipe over weights stored as `weights`."""
+        activations = {torch.float32: "fp32", torch.float64: "fp64"}.get(self.compute, str(self.compute))
+        if self.boundary is None:
+            return Recipe(self.name, weights, activations, activations, activations, activations, activations)
+        if self.linear == "fp8_block":
+            return Recipe(self.name, weights, "e4m3 1x128 dynamic", "e4m3", "fp32", "bf16", "bf16")
+        return Recipe(self.name, weights, "bf16", "bf16", "fp32", "bf16", "bf16")
+
+
+ARITHMETICS = {
+    arithmetic.name: arithmetic
+    for arithmetic in (
+        Arithmetic("fp64", torch.float64, None, "exact"),
+        Arithmetic("fp32", torch.float32, None, "exact"),
+        Arithmetic("bf16", torch.float32, torch.bfloat16, "bf16"),
+        Arithmetic("fp8_block", torch.float32, torch.bfloat16, "fp8_block"),
+    )
+}
+
+
+def arithmetic(name: str) -> Arithmetic:
+    """The arithmetic called `name`; raises UsageError with the known names for another."""
+    if name not in ARITHMETICS:
+        raise UsageError(
+            place="precision recipe",
+            expected="one of " + ", ".join(ARITHMETICS),
+            found=repr(name),
+            next_step="Choose one of those, or leave it out to take the checkpoint's own.",
+        )
+    return ARITHMETICS[name]
+
+
+@dataclass(frozen=True)
+class Order:
+    """One of the orders in which a correct implementation may do the same arithmetic.
+
+    dot: values of K that one fp32 dot product sums before the next is added to it; None: as the library likes.
+    split_k: parts of K that are accumulated apart and added at the end. kv_block: keys per block of the online softmax;
+    None: all at once. base2: exponentials as 2**(x*log2(e)). norm: values summed at once in a norm's mean square.
+    scales_apart: FP8 partial sums times the activation's scale, then times the weight's, instead of their product.
+    inv_freq64: rope frequencies computed in fp64 and then rounded, instead of in fp32 throughout.
+    """
+
+    dot: int | None = None
+    split_k: int = 1
+    kv_block: int | None = 64
+    base2: bool = False
+    norm: int | None = None
+    scales_apart: bool = False
+    inv_freq64: bool = False
+
+
+ORDERS = (
+    Order(),
+    Order(dot=32, kv_block=32, base2=True, norm=64, inv_freq64=True),
+    Order(dot=64, kv_block=128, norm=32, scales_apart=True),
+    Order(dot=16, split_k=2, kv_block=None, norm=128, base2=True),
+)
+"""Order 0 is the specification read plainly; noise floors are calibrated from runs in all of them."""

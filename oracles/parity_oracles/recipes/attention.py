@@ -1,0 +1,85 @@
+"""What does causal grouped-query attention give in each recipe? Exact softmax, or the online one with a BF16 P.
+
+Letters: T queries, C keys at positions 0..C-1, H query heads, G key/value heads, K head dim, J = H/G heads a group.
+Source of the online softmax: Milakov & Gimelshein 2018, arXiv 1805.02867; blocked with V: Dao 2023, arXiv 2307.08691.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from parity_oracles.recipes.arithmetic import Arithmetic, Order
+
+QUERY_ROWS = 256
+"""Queries done at a time; bounds the memory of the scores and changes no bit of a row's own arithmetic."""
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    positions: torch.Tensor,
+    arithmetic: Arithmetic,
+    order: Order,
+) -> torch.Tensor:
+    """Softmax-weighted sum of the values that each query may see.
+
+    q: [T, H, K]. k, v: [C, G, K], key j at position j. positions: [T] int64; a query sees keys 0..position.
+    Returns [T, H, K] in the compute dtype, unrounded. Scores are scaled by 1/sqrt(K).
+    """
+    tokens, heads, width = q.shape
+    groups = k.shape[1]
+    q, k, v = arithmetic.enter(q), arithmetic.enter(k).transpose(0, 1), arithmetic.enter(v).transpose(0, 1)
+    out = torch.empty(tokens, heads, width, dtype=arithmetic.compute)
+    for start in range(0, tokens, QUERY_ROWS):
+        part, at = q[start : start + QUERY_ROWS], positions[start : start + QUERY_ROWS]
+        rows = len(part)
+        reach = int(at.max()) + 1
+        # [rows, G, J, K] -> [G, J * rows, K]: the heads of a group share its keys in one product.
+        grouped = part.view(rows, groups, -1, width).permute(1, 2, 0, 3).reshape(groups, -1, width)
+        seen = at.repeat(heads // groups)
+        core = _exact if arithmetic.boundary is None else _online
+        mixed = core(grouped, k[:, :reach], v[:, :reach], seen, arithmetic, order)
+        out[start : start + rows] = mixed.view(groups, -1, rows, width).permute(2, 0, 1, 3).reshape(rows, heads, width)
+    return out
+
+
+def _exact(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor, arithmetic: Arithmetic, order: Order
+) -> torch.Tensor:
+    scores = (q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
+    scores.masked_fill_(torch.arange(k.shape[1]) > seen[:, None], -math.inf)
+    return scores.softmax(-1) @ v
+
+
+def _online(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor, arithmetic: Arithmetic, order: Order
+) -> torch.Tensor:
+    """fp32 scores, running maximum and sum; P = exp(score - running maximum) rounded before it meets V, the row sum
+    taken of the unrounded P; one division at the end."""
+    groups, rows, width = q.shape
+    exponential = _exp2 if order.base2 else torch.exp
+    top = q.new_full((groups, rows, 1), -math.inf)
+    total = q.new_zeros((groups, rows, 1))
+    mixed = q.new_zeros((groups, rows, width))
+    step = order.kv_block or k.shape[1]
+    for first in range(0, k.shape[1], step):
+        keys = torch.arange(first, min(first + step, k.shape[1]))
+        scores = (q @ k[:, keys[0] : keys[-1] + 1].transpose(1, 2)) * width**-0.5
+        if int(keys[-1]) > int(seen.min()):
+            scores.masked_fill_(keys > seen[:, None], -math.inf)
+        new_top = torch.maximum(top, scores.amax(-1, keepdim=True))
+        p = exponential(scores.sub_(new_top))
+        decay = exponential(top - new_top)
+        total = total * decay + p.sum(-1, keepdim=True)
+        rounded = p.to(arithmetic.boundary).to(arithmetic.compute)
+        mixed = mixed * decay + rounded @ v[:, keys[0] : keys[-1] + 1]
+        top = new_top
+    return mixed / total
+
+
+def _exp2(x: torch.Tensor) -> torch.Tensor:
+    return torch.exp2(x * math.log2(math.e))

@@ -1,0 +1,280 @@
+"""What does each stage of qwen3_moe compute in a precision recipe? One function a stage, from the specification.
+
+Every function takes a `Call` and returns the stage's tensor: token rows [T, ...], expert rows [T, S, ...] in
+(token, slot) order. A stage computes in the arithmetic's compute dtype from inputs at the boundary dtype and rounds
+once at its end; router logits, routing weights and logits stay wide.
+
+Letters: T token rows, D hidden, H/G query and key/value heads of width K, E experts, S slots, F expert width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from parity.errors import UsageError
+from parity_oracles.checkpoint import Hyper
+from parity_oracles.recipes.arithmetic import Arithmetic, Order
+from parity_oracles.recipes.attention import attend
+from parity_oracles.recipes.linear import Matrix, dot, multiply, prepare
+from parity_oracles.recipes.weights import Weights
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a stage computes from.
+
+    inputs: by the input names of the family's graph; the embedding's is `ids`, [T] integers. positions: [T] int64.
+    The keys and values that `attn.context` reads stand at positions 0..C-1.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    weights: Weights
+    layer: int | None
+    hyper: Hyper
+    arithmetic: Arithmetic
+    order: Order
+    positions: torch.Tensor
+
+    def input(self, name: str) -> torch.Tensor:
+        """An input by name; raises UsageError when the caller did not give it."""
+        if name not in self.inputs:
+            raise UsageError(
+                place="replay of a stage",
+                expected=f"an input {name!r}",
+                found=", ".join(self.inputs) or "none",
+                next_step="Give every input of the stage in the family's graph (parity/stages.py).",
+            )
+        return self.inputs[name]
+
+    def entered(self, name: str) -> torch.Tensor:
+        """An input at the boundary's precision, in the compute dtype."""
+        return self.arithmetic.enter(self.input(name))
+
+    @property
+    def at(self) -> int:
+        """The layer's index."""
+        assert self.layer is not None
+        return self.layer
+
+
+def embed(c: Call) -> torch.Tensor:
+    """[T] ids to [T, D]: row lookup."""
+    return c.arithmetic.leave(c.weights.embedding().exact32[c.input("ids").long()].to(c.arithmetic.compute))
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, c: Call) -> torch.Tensor:
+    """`x * rsqrt(mean(x^2) + eps) * weight` over the last axis, all in the compute dtype, rounded once.
+
+    Source: Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4.
+    """
+    squares, width = x * x, x.shape[-1]
+    if c.order.norm is None or c.arithmetic.boundary is None:
+        mean = squares.mean(-1, keepdim=True)
+    else:
+        mean = _sum_last(squares, c.order.norm) / width
+    return c.arithmetic.leave(x * torch.rsqrt(mean + c.hyper.rms_eps) * weight.to(x.dtype))
+
+
+def attn_norm(c: Call) -> torch.Tensor:
+    """[T, D]: RMSNorm of the layer's input residual."""
+    return rms_norm(c.entered("resid.in"), c.weights.norm(c.at, "input_layernorm"), c)
+
+
+def mlp_norm(c: Call) -> torch.Tensor:
+    """[T, D]: RMSNorm of the residual after attention."""
+    return rms_norm(c.entered("resid.mid"), c.weights.norm(c.at, "post_attention_layernorm"), c)
+
+
+def final_norm(c: Call) -> torch.Tensor:
+    """[T, D]: RMSNorm of the last layer's residual."""
+    return rms_norm(c.entered("resid.in"), c.weights.final_norm(), c)
+
+
+def project(part: str) -> Callable[[Call], torch.Tensor]:
+    """The stage function of the projection `q`, `k` or `v`: [T, D] to [T, heads, K]."""
+
+    def stage(c: Call) -> torch.Tensor:
+        x = prepare(c.input("attn.norm"), c.arithmetic)
+        flat = multiply(x, c.weights.projection(c.at, part), c.arithmetic, c.order)
+        return c.arithmetic.leave(flat).view(len(flat), -1, c.hyper.head_dim)
+
+    return stage
+
+
+def head_norm(part: str) -> Callable[[Call], torch.Tensor]:
+    """The stage function of the per-head RMSNorm of `q` or `k`: [T, heads, K], over K."""
+
+    def stage(c: Call) -> torch.Tensor:
+        return rms_norm(c.entered(f"attn.{part}"), c.weights.norm(c.at, f"self_attn.{part}_norm"), c)
+
+    return stage
+
+
+def rope(part: str) -> Callable[[Call], torch.Tensor]:
+    """The stage function of the rotary embedding of `q` or `k`: [T, heads, K], rotate-half layout.
+
+    The angle is fp32 position times fp32 inverse frequency in every arithmetic: that is the model's definition.
+    Source: Su et al. 2021, arXiv 2104.09864, eq. 34, in the half-split layout of GPT-NeoX.
+    """
+
+    def stage(c: Call) -> torch.Tensor:
+        x = c.entered(f"attn.{part}_norm")
+        angle = c.positions.float()[:, None] * inverse_frequencies(c.hyper, c.order)
+        angle = torch.cat((angle, angle), -1)[:, None]
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        low, high = x.chunk(2, -1)
+        return c.arithmetic.leave(x * cos + torch.cat((-high, low), -1) * sin)
+
+    return stage
+
+
+def inverse_frequencies(hyper: Hyper, order: Order) -> torch.Tensor:
+    """[K/2] fp32: theta^(-2i/K), computed in fp32 throughout, or in fp64 and rounded."""
+    dtype = torch.float64 if order.inv_freq64 else torch.float32
+    exponent = torch.arange(0, hyper.head_dim, 2, dtype=dtype) / hyper.head_dim
+    return (1.0 / hyper.rope_theta**exponent).float()
+
+
+def context(c: Call) -> torch.Tensor:
+    """[T, H, K]: causal grouped-query attention over keys 0..C-1."""
+    q, k, v = (c.input(f"attn.{name}") for name in ("q_rope", "k_rope", "v"))
+    return c.arithmetic.leave(attend(q, k, v, positions=c.positions, arithmetic=c.arithmetic, order=c.order))
+
+
+def attn_out(c: Call) -> torch.Tensor:
+    """[T, D]: output projection."""
+    x = prepare(c.input("attn.context").flatten(1), c.arithmetic)
+    return c.arithmetic.leave(multiply(x, c.weights.projection(c.at, "o"), c.arithmetic, c.order))
+
+
+def add(left: str, right: str) -> Callable[[Call], torch.Tensor]:
+    """The stage function of a residual add: [T, D], one rounding."""
+
+    def stage(c: Call) -> torch.Tensor:
+        return c.arithmetic.leave(c.entered(left) + c.entered(right))
+
+    return stage
+
+
+def router_logits(c: Call) -> torch.Tensor:
+    """[T, E] wide: never quantized; BF16 operands in the rounding recipes."""
+    return _unquantized(c.input("mlp.norm"), c.weights.router(c.at), c)
+
+
+def topk_ids(c: Call) -> torch.Tensor:
+    """[T, S] int32: the largest logits, descending, ties to the lower expert id (a stable sort keeps those first)."""
+    logits = c.input("moe.router_logits")
+    return logits.sort(stable=True, dim=-1, descending=True).indices[:, : c.hyper.top_k].int()
+
+
+def topk_weights(c: Call) -> torch.Tensor:
+    """[T, S] wide: softmax over all experts, gathered at the ids, divided by their sum when `norm_topk_prob`."""
+    share = c.input("moe.router_logits").to(c.arithmetic.wide).softmax(-1)
+    chosen = share.gather(1, c.input("moe.topk_ids").long())
+    return chosen / chosen.sum(-1, keepdim=True) if c.hyper.norm_topk_prob else chosen
+
+
+def expert_in(part: str) -> Callable[[Call], torch.Tensor]:
+    """The stage function of the experts' `gate` or `up`: [T, D] to [T, S, F]; a row is quantized once for all slots."""
+
+    def stage(c: Call) -> torch.Tensor:
+        ids = c.input("moe.topk_ids")
+        x = prepare(c.input("mlp.norm"), c.arithmetic)
+        out = torch.empty(ids.numel(), c.hyper.expert_width, dtype=c.arithmetic.boundary or c.arithmetic.compute)
+        for index, rows in rows_by_expert(ids):
+            matrix = c.weights.expert(c.at, index, part)
+            out[rows] = c.arithmetic.leave(multiply(x.take(rows // ids.shape[1]), matrix, c.arithmetic, c.order))
+        return out.view(*ids.shape, -1)
+
+    return stage
+
+
+def act(c: Call) -> torch.Tensor:
+    """[T, S, F]: silu(gate) * up. Source: Shazeer 2020, arXiv 2002.05202, eq. 6 without bias."""
+    gate = c.entered("moe.gate")
+    return c.arithmetic.leave(torch.nn.functional.silu(gate) * c.entered("moe.up"))
+
+
+def expert_down(c: Call) -> torch.Tensor:
+    """[T, S, F] to [T, S, D]: the experts' down projection, before the routing weight."""
+    ids = c.input("moe.topk_ids")
+    x = prepare(c.input("moe.act").flatten(0, 1), c.arithmetic)
+    out = torch.empty(ids.numel(), c.hyper.hidden, dtype=c.arithmetic.boundary or c.arithmetic.compute)
+    for index, rows in rows_by_expert(ids):
+        matrix = c.weights.expert(c.at, index, "down")
+        out[rows] = c.arithmetic.leave(multiply(x.take(rows), matrix, c.arithmetic, c.order))
+    return out.view(*ids.shape, -1)
+
+
+def combine(c: Call) -> torch.Tensor:
+    """[T, D]: sum over slots, in slot order, of routing weight times down row; one rounding."""
+    down, share = c.entered("moe.down"), c.input("moe.topk_weights").to(c.arithmetic.compute)
+    total = share[:, 0, None] * down[:, 0]
+    for slot in range(1, share.shape[1]):
+        total = total + share[:, slot, None] * down[:, slot]
+    return c.arithmetic.leave(total)
+
+
+def logits(c: Call) -> torch.Tensor:
+    """[T, V] wide: the head is never quantized."""
+    return _unquantized(c.input("final_norm"), c.weights.head(), c)
+
+
+STAGES: dict[str, Callable[[Call], torch.Tensor]] = {
+    "embed.out": embed,
+    "attn.norm": attn_norm,
+    "attn.q": project("q"),
+    "attn.k": project("k"),
+    "attn.v": project("v"),
+    "attn.q_norm": head_norm("q"),
+    "attn.k_norm": head_norm("k"),
+    "attn.q_rope": rope("q"),
+    "attn.k_rope": rope("k"),
+    "attn.context": context,
+    "attn.out": attn_out,
+    "resid.mid": add("resid.in", "attn.out"),
+    "mlp.norm": mlp_norm,
+    "moe.router_logits": router_logits,
+    "moe.topk_ids": topk_ids,
+    "moe.topk_weights": topk_weights,
+    "moe.gate": expert_in("gate"),
+    "moe.up": expert_in("up"),
+    "moe.act": act,
+    "moe.down": expert_down,
+    "moe.experts": combine,
+    "resid.out": add("resid.mid", "moe.experts"),
+    "final_norm": final_norm,
+    "logits": logits,
+}
+
+
+def rows_by_expert(ids: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """Each expert that has rows, with their numbers token * S + slot, ascending; experts without rows are left out."""
+    flat = ids.flatten().long()
+    by_expert = flat.argsort(stable=True)
+    start = 0
+    for index, count in enumerate(flat.bincount().tolist()):
+        if count:
+            yield index, by_expert[start : start + count]
+        start += count
+
+
+def _unquantized(x: torch.Tensor, matrix: Matrix, c: Call) -> torch.Tensor:
+    """A linear layer outside the quantized set: BF16 operands in the rounding recipes; the result stays wide."""
+    x = c.arithmetic.enter(x)
+    if c.arithmetic.boundary is None:
+        return dot(x, matrix.exact32.to(c.arithmetic.compute), None)
+    return dot(x, matrix.as_bf16, c.order.dot)
+
+
+def _sum_last(x: torch.Tensor, length: int) -> torch.Tensor:
+    """Sum over the last axis in pieces of `length`, the pieces in order."""
+    total = None
+    for piece in x.split(length, -1):
+        part = piece.sum(-1, keepdim=True)
+        total = part if total is None else total + part
+    assert total is not None
+    return total

@@ -1,0 +1,168 @@
+"""What would a correct implementation of a precision recipe compute? A whole model run by the recipe's own stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.errors import UsageError
+from parity.records import Rows
+from parity.stages import Stage
+from parity_oracles.checkpoint import Checkpoint, read_checkpoint
+from parity_oracles.oracle import Oracle
+from parity_oracles.recipes.arithmetic import ORDERS, Arithmetic, Order, arithmetic
+from parity_oracles.recipes.qwen3_moe import STAGES, Call
+from parity_oracles.recipes.weights import Weights
+
+Cache = dict[tuple[int, str], torch.Tensor]
+
+
+class RecipeRunner(Oracle):
+    """A model in the arithmetic of a recipe, by the family's stage graph: each stage from its captured inputs.
+
+    order: which of the legitimate orders of the same arithmetic; 0 is the specification read plainly.
+    """
+
+    name = "recipe"
+    can = frozenset({"forward", "generate", "graft", "replay", "chunk"})
+
+    def __init__(self, checkpoint: Checkpoint, *, recipe: str | None = None, order: int = 0) -> None:
+        natural = checkpoint.hyper.quantization or "bf16"
+        self.arithmetic: Arithmetic = arithmetic(recipe or natural)
+        self.order_number = order
+        self.order: Order = order_number(order)
+        self.weights = Weights(checkpoint)
+        super().__init__(checkpoint, self.arithmetic.recipe(stored_as(checkpoint, self.arithmetic)), checkpoint.hyper)
+
+    def flags(self) -> dict[str, Any]:
+        return {"order": self.order_number}
+
+    def new_cache(self) -> Cache:
+        return {}
+
+    def step(
+        self, ids: torch.Tensor, start: int, cache: Cache, probe: Any, rows: Rows, *, last_only: bool
+    ) -> torch.Tensor:
+        positions = torch.arange(start, start + len(ids))
+        values: dict[tuple[int | None, str], torch.Tensor] = {}
+        for layer, stage in self.family.sites(self.hyper.layers):
+            inputs = self._inputs(layer, stage, values)
+            if stage.name == "embed.out":
+                inputs = {"ids": ids}
+            for name in stage.state:
+                inputs[name] = _extended(cache, layer, name, inputs[name])
+            if stage.name == "logits" and last_only:
+                inputs = {name: x[-1:] for name, x in inputs.items()}
+            out = self.compute(stage.name, layer, inputs, positions, self.arithmetic, self.order)
+            if probe is not None:
+                out = self._shown(out, layer, stage, probe, rows, values)
+            if stage.name == "resid.out":  # nothing else of a finished layer is read again
+                values.clear()
+            values[layer, stage.name] = out
+        return values[None, "logits"]
+
+    @torch.no_grad()
+    def replay(
+        self, stage: str, layer: int | None, inputs: Mapping[str, torch.Tensor], *, positions: torch.Tensor, recipe: str
+    ) -> torch.Tensor:
+        """Compute one stage alone; see parity.runner.Replayer. The embedding's input is `ids`.
+
+        recipe: `fp32` or `fp64` for exact arithmetic on the inputs given, `bf16` or `fp8_block` to emulate.
+        """
+        self.family.stage(stage)
+        inside = any(node.name == stage for node in self.family.layer)
+        if inside != (layer is not None) or (layer is not None and not 0 <= layer < self.hyper.layers):
+            raise UsageError(
+                place=f"replay of {stage}",
+                expected=f"a layer 0..{self.hyper.layers - 1}" if inside else "layer None",
+                found=f"layer {layer}",
+                next_step="Stages outside the layers have layer None.",
+            )
+        return self.compute(stage, layer, inputs, positions, arithmetic(recipe), self.order)
+
+    def compute(
+        self,
+        stage: str,
+        layer: int | None,
+        inputs: Mapping[str, torch.Tensor],
+        positions: torch.Tensor,
+        arithmetic: Arithmetic,
+        order: Order,
+    ) -> torch.Tensor:
+        """One stage by its stage function."""
+        return STAGES[stage](Call(inputs, self.weights, layer, self.hyper, arithmetic, order, positions))
+
+    def _inputs(
+        self, layer: int | None, stage: Stage, values: Mapping[tuple[int | None, str], torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        layers = self.hyper.layers
+        return {name: values[self.family.resolve(layer, name, layers=layers)] for name in stage.inputs}
+
+    def _shown(
+        self,
+        out: torch.Tensor,
+        layer: int | None,
+        stage: Stage,
+        probe: Any,
+        rows: Rows,
+        values: Mapping[tuple[int | None, str], torch.Tensor],
+    ) -> torch.Tensor:
+        """Pass a stage's tensor through the probe: what comes back is what the next stages read."""
+        if stage.axes[0] != "R":
+            return probe(stage.name, out, layer)
+        ids = values[layer, "moe.topk_ids"]
+        flat = out.flatten(0, 1)
+        back = probe(stage.name, flat, layer, rows=expert_rows(rows, ids))
+        return out if back is flat else back.view_as(out)
+
+
+def expert_rows(rows: Rows, ids: torch.Tensor) -> Rows:
+    """The expert rows of token rows with chosen experts `ids` [T, S], in (token, slot) order."""
+    slots = ids.shape[1]
+    return Rows(
+        np.repeat(rows.request, slots),
+        np.repeat(rows.position, slots),
+        np.tile(np.arange(slots, dtype=np.int32), len(rows)),
+        ids.flatten().numpy().astype(np.int32),
+    )
+
+
+def order_number(number: int) -> Order:
+    """One of `ORDERS`; raises UsageError outside them."""
+    if not 0 <= number < len(ORDERS):
+        raise UsageError(
+            place="order of the arithmetic",
+            expected=f"0..{len(ORDERS) - 1}",
+            found=str(number),
+            next_step="Order 0 is the specification read plainly; see parity_oracles/recipes/arithmetic.py.",
+        )
+    return ORDERS[number]
+
+
+def stored_as(checkpoint: Checkpoint, arithmetic: Arithmetic) -> str:
+    """What the linear weights are when this arithmetic multiplies with them, in words."""
+    quantized = checkpoint.hyper.quantization is not None
+    if arithmetic.linear == "fp8_block":
+        return "e4m3 128x128" if quantized else "e4m3 128x128, quantized here"
+    source = " dequantized from e4m3 128x128" if quantized else ""
+    return ("bf16" if arithmetic.linear == "bf16" else arithmetic.name) + source
+
+
+def _extended(cache: Cache, layer: int | None, name: str, new: torch.Tensor) -> torch.Tensor:
+    """The cached rows of earlier steps and the new ones, [C, ...]; the cache keeps both."""
+    assert layer is not None
+    before = cache.get((layer, name))
+    cache[layer, name] = new if before is None else torch.cat((before, new))
+    return cache[layer, name]
+
+
+def open_runner(model: str, *, recipe: str | None = None, order: int = 0) -> RecipeRunner:
+    """The emulation of `recipe` (the checkpoint's own when None) on the model folder `model`.
+
+    recipe: `fp8_block`, `bf16`, `fp32` or `fp64`. order: see parity_oracles/recipes/arithmetic.py.
+    """
+    return RecipeRunner(read_checkpoint(Path(model)), recipe=recipe, order=int(order))

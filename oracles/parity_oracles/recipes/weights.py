@@ -1,0 +1,55 @@
+"""Which weights does a stage of a qwen3_moe layer use? A checkpoint's tensors by what they are for."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from parity_oracles.checkpoint import Checkpoint, layout
+from parity_oracles.recipes.linear import Matrix
+
+
+class Weights:
+    """The weights of a checkpoint for the recipe emulation; each is read when first used and then kept.
+
+    Norm vectors come in fp32 (a BF16 checkpoint's values exactly); a rounding arithmetic rounds the rest itself.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.matrix = lru_cache(maxsize=None)(self._matrix)
+        self.vector = lru_cache(maxsize=None)(checkpoint.weight)
+
+    def projection(self, layer: int, part: str) -> Matrix:
+        """An attention projection: `q`, `k`, `v` or `o`."""
+        return self.matrix(layout.projection(layer, part))
+
+    def expert(self, layer: int, index: int, part: str) -> Matrix:
+        """One expert's `gate`, `up` or `down`."""
+        return self.matrix(layout.expert(layer, index, part))
+
+    def norm(self, layer: int, which: str) -> torch.Tensor:
+        """`input_layernorm`, `post_attention_layernorm`, `self_attn.q_norm` or `self_attn.k_norm`; fp32."""
+        return self.vector(f"model.layers.{layer}.{which}.weight")
+
+    def final_norm(self) -> torch.Tensor:
+        """[D] fp32."""
+        return self.vector("model.norm.weight")
+
+    def router(self, layer: int) -> Matrix:
+        """[E, D]."""
+        return self.matrix(f"model.layers.{layer}.mlp.gate.weight")
+
+    def embedding(self) -> Matrix:
+        """[V, D]."""
+        return self.matrix("model.embed_tokens.weight")
+
+    def head(self) -> Matrix:
+        """[V, D]; the embedding when tied."""
+        return self.embedding() if self.checkpoint.hyper.tied_embeddings else self.matrix("lm_head.weight")
+
+    def _matrix(self, name: str) -> Matrix:
+        if self.checkpoint.is_fp8(name):
+            return Matrix(*self.checkpoint.quantized(name))
+        return Matrix(self.checkpoint.weight(name))
