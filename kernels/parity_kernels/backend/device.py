@@ -15,6 +15,7 @@ import sys
 import torch
 
 INTERPRET_VARIABLE = "TRITON_INTERPRET"
+FUSION_VARIABLE = "TRITON_DEFAULT_FP_FUSION"
 _TRUE = ("1", "true", "on", "yes", "y")  # what triton.knobs reads as true
 
 
@@ -26,6 +27,8 @@ def choose_backend() -> bool:
     """
     if INTERPRET_VARIABLE not in os.environ and not torch.cuda.is_available():
         os.environ[INTERPRET_VARIABLE] = "1"
+    # Whether a * b + c rounds once or twice. Its default changes in triton 3.10: pinned, and recorded below.
+    os.environ.setdefault(FUSION_VARIABLE, "1")
     return interpreted()
 
 
@@ -61,8 +64,7 @@ def environment_facts() -> dict[str, str]:
         facts["gpu"] = torch.cuda.get_device_name()
         facts["gpu_capability"] = ".".join(str(part) for part in torch.cuda.get_device_capability())
         facts["cuda"] = torch.version.cuda or "unknown"
-    # Its default changes in triton 3.10 and it moves the last bit of fp32 results.
-    facts["TRITON_DEFAULT_FP_FUSION"] = os.environ.get("TRITON_DEFAULT_FP_FUSION", "unset")
+    facts[FUSION_VARIABLE] = os.environ.get(FUSION_VARIABLE, "unset")
     return facts
 
 

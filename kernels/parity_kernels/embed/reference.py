@@ -8,5 +8,5 @@ import torch
 def embed_reference(
     ids: torch.Tensor, weight: torch.Tensor, *, compute_dtype: torch.dtype = torch.float64
 ) -> torch.Tensor:
-    """ids: [T], weight: [V, D]; returns [T, D] in `compute_dtype`: a copy, exact in any dtype wider than the table's."""
+    """ids: [T], weight: [V, D]; returns [T, D] in `compute_dtype`: a copy, exact in any wider dtype."""
     return weight[ids.long()].to(compute_dtype)

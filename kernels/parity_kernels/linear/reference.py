@@ -44,7 +44,7 @@ def linear_bound(
     addition: 24 in fp32; 22 for bf16 tensor cores, which truncate (Fasi et al. 2021, "Numerical behavior of NVIDIA
     tensor cores"); 14 within an fp8 instruction (DeepSeek-V3 report, arXiv 2412.19437, section 3.3.2).
     Sum of K products in any order: at most (K - 1) u per unit of magnitude (Higham 2002, eq. 3.5); scales, their
-    product and the fused or unfused add: 4 u of fp32. An fp8 instruction truncates each of its 32 products once: 32 u14.
+    product and the fused or unfused add: 4 u of fp32. An fp8 instruction truncates each of its 32 products once.
     Rounding of the result: 2^-8 relative to bf16, none (already fp32) otherwise.
     """
     sums = depth + 4

@@ -18,7 +18,7 @@ AOT = [
             "positions_ptr": positions, "inv_freq_ptr": "*fp32", "q_out_ptr": "*bf16", "k_out_ptr": "*bf16",
             "n_tokens": "i32", "H": "i32", "G": "i32", **dict.fromkeys(_STRIDES, "i32"), "eps": "fp32",
         },
-        constexprs={"K": head_dim, "BLOCK_M": 1024 // (head_dim // 2), "BLOCK_J": head_dim // 2},
+        constexprs={"K": head_dim, "BLOCK_M": 512 // (head_dim // 2), "BLOCK_J": head_dim // 2},
         odd=("n_tokens", "H", "G"),
         probes={"q_norm_ptr": "*bf16", "k_norm_ptr": "*bf16"},
         ptx_has=(r"rsqrt\.approx",),

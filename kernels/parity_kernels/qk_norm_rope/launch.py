@@ -13,7 +13,7 @@ def qk_norm_rope_launch(*, n_tokens: int, n_heads: int, n_kv_heads: int, head_di
     """Enough row tiles for the larger of q and k; the tile does not change any value."""
     half = next_power_of_2(max(head_dim // 2, 1))
     rows = n_tokens * max(n_heads, n_kv_heads)
-    tile = min(2**19 // half, next_power_of_2(max(rows, 1))) if interpreted() else max(1, 1024 // half)
+    tile = min(2**19 // half, next_power_of_2(max(rows, 1))) if interpreted() else max(1, 512 // half)
     programs = ceil_div(rows, tile)
     return Launch(
         op="qk_norm_rope",

@@ -45,7 +45,7 @@ def qk_norm_rope(
     n_kv_heads = k.shape[1]
     if head_dim % 2:
         raise ShapeError(
-            place=f"{op}: q", expected="an even head dim", found=str(head_dim), next_step="Rope pairs the halves of a head."
+            place=f"{op}: q", expected="an even head dim", found=str(head_dim), next_step="Rope pairs halves of a head."
         )
     if not eps > 0:
         raise ValueRangeError(

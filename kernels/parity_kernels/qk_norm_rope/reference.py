@@ -35,8 +35,8 @@ def head_norm_bound(reference: torch.Tensor) -> torch.Tensor:
 def rope_bound(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Largest error of rope against `reference` (fp64) on the same bf16 `x`.
 
-    2^-8 relative for the rounding, and (|low| + |high|) (2^-22 + 3 * 2^-24) for the fp32 part: cos and sin to 2 ulp of 1
-    (numpy's, and CUDA's cosf and sinf), two products and one addition.
+    2^-8 relative for the rounding, and (|low| + |high|) (2^-22 + 3 * 2^-24) for the fp32 part: cos and sin to 2 ulp of
+    1 (numpy's, and CUDA's cosf and sinf), two products and one addition.
     """
     low, high = x.double().abs().chunk(2, dim=-1)
     inner = torch.cat((low + high, low + high), dim=-1) * (2.0**-22 + 3 * 2.0**-24)
