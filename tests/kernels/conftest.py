@@ -5,6 +5,8 @@ from __future__ import annotations
 # First of all imports: decides TRITON_INTERPRET before anything imports triton.
 import parity_kernels.backend  # noqa: F401  isort: skip
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from parity_kernels.backend import default_device, interpreted
@@ -26,3 +28,15 @@ def runs_interpreted() -> bool:
 def generator() -> torch.Generator:
     """A seeded CPU generator: draw on the CPU, then move, so that both backends test the same numbers."""
     return torch.Generator().manual_seed(20240229)
+
+
+@pytest.fixture(scope="session")
+def beyond() -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], int]:
+    """Counts the elements of `got` that are further from `want` than `bound` allows; NaN on any side counts."""
+
+    def count(got: torch.Tensor, want: torch.Tensor, bound: torch.Tensor) -> int:
+        assert got.shape == want.shape == bound.shape
+        error = (got.cpu().double() - want.cpu().double()).abs()
+        return int((~(error <= bound.cpu().double())).sum())
+
+    return count

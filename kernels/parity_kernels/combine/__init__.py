@@ -1,0 +1,1 @@
+"""combine: the weighted sum of a token's expert rows, in slot order."""

@@ -1,0 +1,1 @@
+"""grouped_gemm: one weight per expert for rows sorted by expert, block-FP8 and bf16."""
