@@ -58,6 +58,27 @@ def dot_kernel(a, b, out, SIZE: tl.constexpr):
     tl.store(out + tile, tl.dot(tl.load(a + tile), tl.trans(tl.load(b + tile)), out_dtype=tl.float32))
 
 
+@triton.jit
+def tile_kernel(src, dst, row_index, row_stride, col_stride, n_rows, n_cols, M: tl.constexpr, N: tl.constexpr):
+    """dst[i, j] = src[row_index[i] * row_stride + j * col_stride] for i < n_rows, j < n_cols; 5.0 where j is n_cols."""
+    i, j = tl.arange(0, M), tl.arange(0, N)
+    rows = tl.load(row_index + i, mask=i < n_rows, other=0)
+    src_tile = src + (rows * row_stride)[:, None] + (j * col_stride)[None, :]
+    tile = tl.load(src_tile, mask=(i < n_rows)[:, None] & (j < n_cols)[None, :], other=5.0)
+    dst_tile = dst + (i * N)[:, None] + j[None, :]
+    tl.store(dst_tile, tile, mask=(i < n_rows)[:, None] & (j < n_cols + 1)[None, :])
+
+
+@triton.jit
+def scatter_kernel(src, dst, row_index, row_stride, n_rows, n_cols, M: tl.constexpr, N: tl.constexpr):
+    """dst[row_index[i] * row_stride + j] = src[i, j] where row_index[i] >= 0."""
+    i, j = tl.arange(0, M), tl.arange(0, N)
+    rows = tl.load(row_index + i, mask=i < n_rows, other=-1)
+    ok = (rows >= 0)[:, None] & (j < n_cols)[None, :]
+    tile = tl.load(src + i[:, None] * N + j[None, :], mask=ok)
+    tl.store(dst + (rows * row_stride)[:, None] + j[None, :], tile, mask=ok)
+
+
 @functools.cache
 def verify_interpreter() -> None:
     """Raise RunnerError unless this process's interpreter is exact for bf16 and E4M3. Once a process, below 1 s.
@@ -191,6 +212,49 @@ def check_dot() -> str:
     return ""
 
 
+def check_tiles() -> str:
+    """Loads of regular, gathered, transposed and repeated rows, partly masked; scatters of rows; all bit for bit.
+
+    Memory is a bf16 buffer of distinct values with a stretch before and behind that must not change.
+    """
+    memory = torch.arange(5000, dtype=torch.int16).view(torch.bfloat16)
+    draw = torch.Generator().manual_seed(9)
+    rows, cols = 16, 8
+    for name, index, row_stride, col_stride in (
+        ("regular", torch.arange(rows), 40, 1),
+        ("transposed", torch.arange(rows), 1, 40),
+        ("strided both ways", torch.arange(rows), 80, 3),
+        ("reversed", torch.arange(rows).flip(0), 40, 1),
+        ("gathered", torch.randperm(100, generator=draw)[:rows], 40, 1),
+        ("gathered across", torch.randperm(30, generator=draw)[:rows], 1, 40),
+        ("gathered, strided", torch.randperm(30, generator=draw)[:rows], 40, 3),
+        ("repeated", torch.zeros(rows, dtype=torch.int64), 40, 1),
+        ("overlapping", torch.arange(rows), 1, 1),
+    ):
+        for n_rows, n_cols in ((16, 7), (16, 3), (11, 7), (1, 1), (11, 0), (0, 7)):
+            out = torch.full((rows, cols), -3.0, dtype=torch.bfloat16)
+            tile_kernel[(1,)](memory, out, index.int(), row_stride, col_stride, n_rows, n_cols, M=rows, N=cols)
+            wanted = torch.full_like(out, -3.0)
+            places = index[:n_rows, None] * row_stride + torch.arange(n_cols)[None, :] * col_stride
+            wanted[:n_rows, :n_cols] = memory[places]
+            wanted[:n_rows, n_cols] = 5.0
+            if not torch.equal(out.view(torch.int16), wanted.view(torch.int16)):
+                return f"{name} tile, {n_rows} rows, {n_cols} columns"
+    source = torch.randn(rows, cols, generator=draw).to(torch.bfloat16)
+    for name, index in (
+        ("in order", torch.arange(rows)),
+        ("permuted", torch.randperm(60, generator=draw)[:rows]),
+        ("some left out", torch.randperm(60, generator=draw)[:rows].where(torch.arange(rows) % 3 > 0, -1)),
+    ):
+        target = torch.full((62, 20), -3.0, dtype=torch.bfloat16)
+        wanted = target.clone()
+        scatter_kernel[(1,)](source, target[1], index.int(), 20, rows, 6, M=rows, N=cols)
+        wanted[1 + index[index >= 0], :6] = source[index >= 0, :6]
+        if not torch.equal(target, wanted):
+            return f"scatter of rows {name}"
+    return ""
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "fp32 to bf16": check_fp32_to_bf16,
     "bf16 to fp32": check_bf16_to_fp32,
@@ -200,4 +264,5 @@ CHECKS: dict[str, Callable[[], str]] = {
     "bf16 arithmetic": check_bf16_arithmetic,
     "masked sum": check_masked_sum,
     "dot": check_dot,
+    "tiles": check_tiles,
 }
