@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from parity_kernels.backend import default_device, interpreted
 
 

@@ -6,11 +6,11 @@ import parity_kernels.backend  # noqa: F401  isort: skip
 
 import pytest
 import torch
+
+from parity.errors import DtypeError, ShapeError, ValueRangeError
 from parity_kernels.combine.launch import combine_launch
 from parity_kernels.combine.op import combine
 from parity_kernels.combine.reference import combine_reference
-
-from parity.errors import DtypeError, ShapeError, ValueRangeError
 
 U_BF16, U_FP32 = 2.0**-8, 2.0**-24  # unit roundoff: half a unit in the last of 8 and of 24 bits
 
@@ -28,7 +28,8 @@ def bound(down, slot_row, weights):
     sum of n terms with n rounded products: gamma_{n+1}); then one rounding to bf16 of a value that near."""
     magnitude = combine_reference(down.abs(), slot_row, weights.abs())
     slots = slot_row.shape[1]
-    return U_BF16 * combine_reference(down, slot_row, weights).abs() + 1.01 * (slots + 1) * U_FP32 * magnitude + 2.0**-134
+    rounding = U_BF16 * combine_reference(down, slot_row, weights).abs() + 2.0**-134
+    return rounding + 1.01 * (slots + 1) * U_FP32 * magnitude
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import parity_kernels.backend  # noqa: F401  isort: skip
 
 import pytest
 import torch
+
+from parity.errors import DtypeError, ShapeError, ValueRangeError
 from parity_kernels.kv_write.launch import kv_write_launch
 from parity_kernels.kv_write.op import kv_write
 from parity_kernels.kv_write.reference import kv_write_reference
-
-from parity.errors import DtypeError, ShapeError, ValueRangeError
 
 SLOTS, LENGTH, HEADS, DIM = 3, 40, 2, 16
 

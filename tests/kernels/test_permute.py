@@ -6,11 +6,11 @@ import parity_kernels.backend  # noqa: F401  isort: skip
 
 import pytest
 import torch
+
+from parity.errors import DtypeError, ShapeError, ValueRangeError
 from parity_kernels.permute.launch import permute_launch
 from parity_kernels.permute.op import Permutation, permute
 from parity_kernels.permute.reference import permute_reference
-
-from parity.errors import DtypeError, ShapeError, ValueRangeError
 
 
 def poisoned(tokens, slots, experts, device):
@@ -28,7 +28,9 @@ def check(ids, experts):
 
 # 127 to 129 and 4095 to 4097 pairs lie around the compiled tiles; 1 expert and 12 are no power of two or the smallest.
 @pytest.mark.parametrize("experts", [1, 12, 128, 256])
-@pytest.mark.parametrize(("tokens", "slots"), [(0, 2), (1, 1), (127, 1), (128, 1), (43, 3), (4095, 1), (4097, 1), (900, 8)])
+@pytest.mark.parametrize(
+    ("tokens", "slots"), [(0, 2), (1, 1), (127, 1), (128, 1), (43, 3), (4095, 1), (4097, 1), (900, 8)]
+)
 def test_equals_a_stable_sort(tokens, slots, experts, generator, device):
     slots = min(slots, experts)
     ids = torch.randint(0, experts, (tokens, slots), generator=generator, dtype=torch.int32)

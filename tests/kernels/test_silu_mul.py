@@ -6,11 +6,11 @@ import parity_kernels.backend  # noqa: F401  isort: skip
 
 import pytest
 import torch
+
+from parity.errors import DtypeError, ShapeError
 from parity_kernels.silu_mul.launch import silu_mul_launch, silu_mul_quant_launch
 from parity_kernels.silu_mul.op import silu_mul, silu_mul_quant
 from parity_kernels.silu_mul.reference import group_scale_reference, silu_mul_reference
-
-from parity.errors import DtypeError, ShapeError
 
 FP8 = torch.float8_e4m3fn
 U_BF16, U_FP32, U_E4M3 = 2.0**-8, 2.0**-24, 2.0**-4
@@ -23,9 +23,9 @@ def make(rows, width, generator, device):
 
 
 def bound(gate_up):
-    """exp: its argument is off by U_FP32 |gate| (times log2 e where exp is an exp2), its value by 2 ulp; three more fp32
-    roundings, two of them possibly 2-ulp divisions; then one rounding to bf16. Where exp(-gate) overflows fp32 (gate <
-    -88.7) the kernel gives 0 for |gate| exp(gate) < 3e-37, and the smallest bf16 is 2^-133."""
+    """exp: its argument is off by U_FP32 |gate| (times log2 e where exp is an exp2), its value by 2 ulp; three more
+    fp32 roundings, two of them possibly 2-ulp divisions; then one rounding to bf16. Where exp(-gate) overflows fp32
+    (gate < -88.7) the kernel gives 0 for |gate| exp(gate) < 3e-37, and the smallest bf16 is 2^-133."""
     gate, up = gate_up[:, 0].double().abs(), gate_up[:, 1].double().abs()
     relative = U_BF16 + (2 * gate + 16) * U_FP32
     return relative * 1.01 * silu_mul_reference(gate_up).abs() + 3e-37 * up + 2.0**-134

@@ -1,7 +1,8 @@
+# type: ignore - Triton's language is not Python to a type checker
 """How does a query attend to the cache, tile by tile? Device code of prefill and decode, one softmax step for both.
 
-Nothing past the last written position is read: a tile that reaches further reads the last written key and value again, and
-its probabilities there are 0. A poisoned tail of the cache (NaN) thus never reaches P @ V, where 0 * NaN would be NaN.
+Nothing past the last written position is read: a tile that reaches further reads the last written key and value again,
+with probability 0. A poisoned tail of the cache (NaN) thus never reaches P @ V, where 0 * NaN would be NaN.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ def attention_decode_kernel(
         wide = tl.minimum(position, context - 1).to(tl.int64)
         k = tl.load(k_base + (wide * k_position_stride)[:, None] + dims[None, :])
         v = tl.load(v_base + (wide * v_position_stride)[:, None] + dims[None, :])
-        weighted, row_max, row_sum = softmax_step(q, k, v, (position < context)[None, :], weighted, row_max, row_sum, scale)
+        weighted, row_max, row_sum = softmax_step(
+            q, k, v, (position < context)[None, :], weighted, row_max, row_sum, scale
+        )
 
     out = weighted / row_sum[:, None]
     out_offsets = row * (H * K) + (heads * K)[:, None] + dims[None, :]

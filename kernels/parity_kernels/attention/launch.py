@@ -22,10 +22,8 @@ def key_tile(head_dim: int) -> int:
 
 def attention_prefill_launch(*, max_rows: int, n_heads: int, n_requests: int, head_dim: int) -> Launch:
     """max_rows: rows of the longest request of the step; programs of shorter requests return at once."""
-    if interpreted():
-        tile = min(256, max(16, next_power_of_2(max(max_rows, 1))))
-    else:
-        tile = 128 if head_dim <= 128 else 64
+    compiled = 128 if head_dim <= 128 else 64
+    tile = min(256, max(16, next_power_of_2(max(max_rows, 1)))) if interpreted() else compiled
     tiles = ceil_div(max_rows, tile)
     return Launch(
         op="attention_prefill",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import parity_kernels.backend  # noqa: F401  isort: skip
 
+from typing import Any
+
 import torch
 
 from parity.errors import ShapeError
@@ -17,6 +19,10 @@ from parity_kernels.arguments import (
 from parity_kernels.attention.kernel import attention_decode_kernel, attention_prefill_kernel
 from parity_kernels.attention.launch import attention_decode_launch, attention_prefill_launch
 from parity_kernels.launch import Launch
+
+# A launch is no Python call to a type checker.
+_attention_prefill: Any = attention_prefill_kernel
+_attention_decode: Any = attention_decode_kernel
 
 HEAD_DIMS = (16, 32, 64, 128, 256)
 
@@ -42,8 +48,9 @@ def attention_prefill(
       Nothing beyond a request's last row is read.
     row_start: [B+1] int32, cumulative; slots, first_position: [B] int32. A request may have no rows.
     max_rows, max_context: of the longest request; max_context <= L.
-    Returns [T, H, K] in q's dtype. Scores, softmax, row sum and P @ V accumulate in fp32, P = exp(s - running maximum) is
-    rounded to q's dtype before P @ V. Raises ShapeError, DtypeError, ValueRangeError before anything is launched.
+    Returns [T, H, K] in q's dtype. Scores, softmax, row sum and P @ V accumulate in fp32, P = exp(s - running maximum)
+    is rounded to q's dtype before P @ V.
+    Raises ShapeError, DtypeError, ValueRangeError (looked for on the CPU only) before anything is launched.
     Source: Milakov & Gimelshein 2018, arXiv 1805.02867, alg. 3; Dao 2023, arXiv 2307.08691, alg. 1.
     """
     out = _check("attention_prefill", q, cache_k, cache_v, max_context, out)
@@ -66,7 +73,7 @@ def attention_prefill(
     )
     if 0 in launch.grid:
         return out
-    attention_prefill_kernel[launch.grid](
+    _attention_prefill[launch.grid](
         q,
         cache_k,
         cache_v,
@@ -101,8 +108,8 @@ def attention_decode(
 ) -> torch.Tensor:
     """The same for one query row a request: row b sees positions 0 .. positions[b] of slot slots[b].
 
-    q: [B, H, K]; slots [B] int32; positions [B] int32 or int64, at least 0. B may be 0. Everything else, the accumulation
-    and the key tiles included, as in attention_prefill. One program walks the whole context of a (request, kv head).
+    q: [B, H, K]; slots [B] int32; positions [B] int32 or int64, at least 0. B may be 0. Everything else, the
+    accumulation and the key tiles included, as in attention_prefill.
     """
     out = _check("attention_decode", q, cache_k, cache_v, max_context, out)
     for name, index, high, dtypes in (
@@ -120,7 +127,7 @@ def attention_decode(
     launch = launch or attention_decode_launch(
         n_requests=n_requests, n_heads=n_heads, n_kv_heads=cache_k.shape[2], head_dim=head_dim
     )
-    attention_decode_kernel[launch.grid](
+    _attention_decode[launch.grid](
         q,
         cache_k,
         cache_v,

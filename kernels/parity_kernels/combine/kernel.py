@@ -1,3 +1,4 @@
+# type: ignore - Triton's language is not Python to a type checker
 """How do a token's expert rows become one row again? Device code: a gather with weights, fp32, slot order."""
 
 from __future__ import annotations

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import parity_kernels.backend  # noqa: F401  isort: skip
 
+from typing import Any
+
 import torch
 
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape, require_within
 from parity_kernels.combine.kernel import combine_kernel
 from parity_kernels.combine.launch import combine_launch
 from parity_kernels.launch import Launch
+
+# A launch is no Python call to a type checker.
+_combine: Any = combine_kernel
 
 
 def combine(
@@ -23,7 +28,7 @@ def combine(
     """out[t] = sum over slots s = 0 .. S-1, in that order, of weights[t, s] * down[slot_row[t, s]].
 
     down: [R, D] bf16, columns dense, rows may be strided. slot_row: [T, S] int32, weights: [T, S] fp32, contiguous.
-    T may be 0. Returns [T, D] bf16: products and sum in fp32, one rounding. A weight of 0 does not hide a NaN of its row.
+    T may be 0. Returns [T, D] bf16: products and sum in fp32, one rounding. A weight of 0 does not hide a row's NaN.
     A slot_row outside 0 .. R-1 raises ValueRangeError on the CPU and gives a NaN row on a CUDA device.
     Raises ShapeError, DtypeError before anything is launched.
     """
@@ -48,7 +53,7 @@ def combine(
     if out.numel() == 0:
         return out
     launch = launch or combine_launch(n_tokens=n_tokens, hidden=hidden)
-    combine_kernel[launch.grid](
+    _combine[launch.grid](
         down,
         slot_row,
         weights,

@@ -1,3 +1,4 @@
+# type: ignore - Triton's language is not Python to a type checker
 """How are the rows of each expert multiplied by that expert's weight? Device code, block-FP8 and bf16.
 
 A program is one (row tile of an expert, column tile over all its parts, expert). Rows of an expert that no tile of the
@@ -11,7 +12,7 @@ import parity_kernels.backend  # noqa: F401  isort: skip
 import triton
 import triton.language as tl
 
-# Legend: R expert rows sorted by expert, M rows of x, E experts, P parts (gate and up: 2), N columns of a part, K depth.
+# Legend: R expert rows sorted by expert, M rows of x, E experts, P parts (gate and up: 2), N columns a part, K depth.
 # The P parts of an expert are one matrix of P*N rows to a tile; only its scales know where a part begins.
 
 
@@ -60,12 +61,10 @@ def grouped_gemm_fp8_kernel(
     x_ptrs = x_ptr + (source * x_stride)[:, None] + depth[None, :]
     weight_ptrs = weight_ptr + matrix + (safe_cols * K)[:, None] + depth[None, :]
     x_scale_ptrs = x_scale_ptr + source * x_scale_stride
-    if N % BLOCK_N == 0 and 128 % BLOCK_N == 0:
-        # A tile inside one block of rows of one part: its weight scale is a scalar.
-        first_col = tl.program_id(1) * BLOCK_N
-    else:
-        first_col = safe_cols
-    scale_row = first_col // N * SCALE_ROWS + first_col % N // 128
+    # A tile inside one block of rows of one part has one weight scale, a scalar; else each column looks up its own.
+    ONE_SCALE: tl.constexpr = (N % BLOCK_N == 0) and (128 % BLOCK_N == 0)
+    scale_col = tl.program_id(1) * BLOCK_N if ONE_SCALE else safe_cols
+    scale_row = scale_col // N * SCALE_ROWS + scale_col % N // 128
     weight_scale_ptrs = weight_scale_ptr + (expert.to(tl.int64) * (P * SCALE_ROWS) + scale_row) * K_BLOCKS
 
     total = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
@@ -78,7 +77,7 @@ def grouped_gemm_fp8_kernel(
             x = tl.load(x_ptrs, mask=depth_ok, other=0.0)
             w = tl.load(weight_ptrs, mask=depth_ok, other=0.0)
         x_scale = tl.load(x_scale_ptrs + k_block)
-        if N % BLOCK_N == 0 and 128 % BLOCK_N == 0:
+        if ONE_SCALE:
             scale = (x_scale * tl.load(weight_scale_ptrs + k_block))[:, None]
         else:
             scale = x_scale[:, None] * tl.load(weight_scale_ptrs + k_block)[None, :]

@@ -1,7 +1,7 @@
 """How many row tiles does the grouped GEMM's grid offer to each expert, and how many does the busiest one need?
 
-The host does not see how many rows the router gave to each expert, and the grid is sized before it knows. A grid that is
-too small raises nothing: rows past it are never written, and `out` keeps whatever it held.
+The grid is sized before the host knows how many rows the router gave to each expert. A grid that is too small raises
+nothing: rows past it are never written, and `out` keeps whatever it held.
 """
 
 from __future__ import annotations

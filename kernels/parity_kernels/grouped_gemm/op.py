@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import parity_kernels.backend  # noqa: F401  isort: skip
 
+from typing import Any
+
 import torch
+from triton import next_power_of_2
 
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
+from parity_kernels.backend import interpreted
 from parity_kernels.grouped_gemm.kernel import grouped_gemm_bf16_kernel, grouped_gemm_fp8_kernel
 from parity_kernels.grouped_gemm.launch import grouped_gemm_launch
 from parity_kernels.launch import Launch, ceil_div
+
+# A launch is no Python call to a type checker.
+_grouped_gemm_fp8: Any = grouped_gemm_fp8_kernel
+_grouped_gemm_bf16: Any = grouped_gemm_bf16_kernel
 
 FP8 = torch.float8_e4m3fn
 
@@ -28,12 +36,13 @@ def grouped_gemm_fp8(
 ) -> torch.Tensor:
     """out[r, p] = weight[e(r), p] @ x[row_index[r]], e(r) the expert that owns row r.
 
-    x_q: [M, K] float8_e4m3fn with x_s [M, ceil(K/128)] fp32, one scale a row and 128 columns; columns dense, rows may be
-      strided. weight: [E, P, N, K] float8_e4m3fn with weight_scale [E, P, ceil(N/128), ceil(K/128)] fp32, one scale a
-      128x128 block, edge blocks partial; both contiguous. P parts share x (gate and up: 2).
-    expert_offsets: [E+1] int32. row_index: [R] int32, or None for row r itself. n_rows: R; may be 0, as may any expert's.
-    Returns out [R, P, N] bf16. Each 128-block of K is an fp32 dot of the fp8 values, times x_s * weight_scale, added in
-      fp32 in the order of K; one rounding to bf16. On sm_90 the tensor core keeps fewer bits inside a block, see README.
+    x_q: [M, K] float8_e4m3fn with x_s [M, ceil(K/128)] fp32, one scale a row and 128 columns; columns dense, rows may
+      be strided. weight: [E, P, N, K] float8_e4m3fn with weight_scale [E, P, ceil(N/128), ceil(K/128)] fp32, one scale
+      a 128x128 block, edge blocks partial; both contiguous. P parts share x (gate and up: 2).
+    expert_offsets: [E+1] int32. row_index: [R] int32, or None for row r itself. n_rows: R; may be 0, and so may the
+      rows of any expert.
+    Returns out [R, P, N] bf16. Each 128-block of K is an fp32 dot of the fp8 values, times x_s * weight_scale, added
+      in fp32 in the order of K; one rounding to bf16. A tensor core keeps fewer bits inside a block, see README.
     Rows that the launch's grid does not reach are NOT written and keep what `out` held: the grid is the caller's to
     answer for (`Launch.truncated`).
     Raises ShapeError, DtypeError before anything is launched.
@@ -51,7 +60,7 @@ def grouped_gemm_fp8(
     launch = launch or _default_launch(op, x_q, weight, row_index, n_rows)
     if n_rows == 0 or 0 in launch.grid:
         return out
-    grouped_gemm_fp8_kernel[launch.grid](
+    _grouped_gemm_fp8[launch.grid](
         x_q,
         x_s,
         weight,
@@ -84,14 +93,14 @@ def grouped_gemm_bf16(
     out: torch.Tensor | None = None,
     launch: Launch | None = None,
 ) -> torch.Tensor:
-    """The same without scales: x [M, K] and weight [E, P, N, K] bf16, fp32 accumulation over K, one rounding to bf16."""
+    """The same without scales: x [M, K] and weight [E, P, N, K] bf16, fp32 accumulation over K, one rounding."""
     op = "grouped_gemm_bf16"
     out = _check(op, x, weight, expert_offsets, row_index, n_rows, out, torch.bfloat16)
     _, parts, columns, depth = weight.shape
     launch = launch or _default_launch(op, x, weight, row_index, n_rows)
     if n_rows == 0 or 0 in launch.grid:
         return out
-    grouped_gemm_bf16_kernel[launch.grid](
+    _grouped_gemm_bf16[launch.grid](
         x,
         weight,
         out,
@@ -105,12 +114,16 @@ def grouped_gemm_bf16(
         K=depth,
         BLOCK_M=launch.block["m"],
         BLOCK_N=launch.block["n"],
-        # Half the fp8 depth: a stage of the pipeline takes the same shared memory.
-        BLOCK_K=launch.block["k"] // 2 if depth > 64 else 64,
+        BLOCK_K=_bf16_depth(depth),
         num_warps=4,
         num_stages=4,
     )
     return out
+
+
+def _bf16_depth(depth: int) -> int:
+    """Half the fp8 depth when compiled: a stage of the pipeline then takes the same shared memory."""
+    return min(512, max(16, next_power_of_2(max(depth, 1)))) if interpreted() else 64
 
 
 def _default_launch(

@@ -1,3 +1,4 @@
+# type: ignore - Triton's language is not Python to a type checker
 """How do new keys and values reach the cache? Device code: a row-blocked scatter, bit for bit."""
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import parity_kernels.backend  # noqa: F401  isort: skip
 
+from typing import Any
+
 import torch
 
 from parity_kernels.arguments import (
@@ -16,6 +18,9 @@ from parity_kernels.arguments import (
 from parity_kernels.kv_write.kernel import kv_write_kernel
 from parity_kernels.kv_write.launch import kv_write_launch
 from parity_kernels.launch import Launch
+
+# A launch is no Python call to a type checker.
+_kv_write: Any = kv_write_kernel
 
 
 def kv_write(
@@ -57,7 +62,7 @@ def kv_write(
         return
     columns = k.shape[1] * k.shape[2]
     launch = launch or kv_write_launch(n_rows=k.shape[0], n_columns=columns)
-    kv_write_kernel[launch.grid](
+    _kv_write[launch.grid](
         k,
         v,
         cache_k,

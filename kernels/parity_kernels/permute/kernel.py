@@ -1,3 +1,4 @@
+# type: ignore - Triton's language is not Python to a type checker
 """In which order do (token, slot) pairs become expert rows? Device code: a stable counting sort without atomics.
 
 Every program owns BLOCK_E experts and reads all ids in order, so that the order of rows depends on nothing but the ids.

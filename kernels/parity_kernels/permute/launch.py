@@ -14,7 +14,7 @@ _INTERPRETED_TILE = 1 << 20  # elements of the (experts x pairs) comparison
 def permute_launch(*, n_pairs: int, n_experts: int) -> Launch:
     """Both kernels use it. Compiled: a program an expert, so that 128 experts fill an H200's 132 multiprocessors."""
     everyone = next_power_of_2(max(n_experts, 1))
-    pairs = next_power_of_2(max(n_pairs, 1))
+    pairs = next_power_of_2(max(n_pairs, 16))  # Triton 3.6's interpreter takes a scan of one element for a scalar
     if interpreted():
         experts, pairs = everyone, min(pairs, max(_INTERPRETED_TILE // everyone, 1))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import parity_kernels.backend  # noqa: F401  isort: skip
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,6 +13,10 @@ from parity_kernels.arguments import require_dense, require_dtype, require_same_
 from parity_kernels.launch import Launch
 from parity_kernels.permute.kernel import permute_count_kernel, permute_place_kernel
 from parity_kernels.permute.launch import permute_launch
+
+# A launch is no Python call to a type checker.
+_permute_count: Any = permute_count_kernel
+_permute_place: Any = permute_place_kernel
 
 
 class Permutation(NamedTuple):
@@ -39,8 +43,8 @@ def permute(
 
     ids: [T, S] int32, contiguous, values in 0 .. n_experts - 1; T may be 0, an expert may have no rows.
     out: buffers to write into. Returns the Permutation; no arithmetic but integers.
-    Raises ShapeError, DtypeError before anything is launched, ValueRangeError for an id outside the range on the CPU; on
-    a CUDA device such a pair gets no row and its slot_row is not written.
+    Raises ShapeError, DtypeError before anything is launched, ValueRangeError for an id outside the range on the CPU;
+    on a CUDA device such a pair gets no row and its slot_row is not written.
     """
     require_shape("permute: ids", ids, (None, None))
     require_dtype("permute: ids", ids, torch.int32)
@@ -55,11 +59,11 @@ def permute(
         )
     n_tokens, top_k = ids.shape
     n_pairs = n_tokens * top_k
-    shapes = Permutation((n_pairs,), (n_pairs,), (n_experts + 1,), (n_tokens, top_k))  # type: ignore[arg-type]
+    shapes: list[tuple[int, ...]] = [(n_pairs,), (n_pairs,), (n_experts + 1,), (n_tokens, top_k)]
     if out is None:
         out = Permutation(*(torch.empty(shape, dtype=torch.int32, device=ids.device) for shape in shapes))
     for name, buffer, shape in zip(Permutation._fields, out, shapes, strict=True):
-        require_shape(f"permute: {name}", buffer, tuple(shape))
+        require_shape(f"permute: {name}", buffer, shape)
         require_dtype(f"permute: {name}", buffer, torch.int32)
         require_dense(f"permute: {name}", buffer)
     require_same_device("permute", ids=ids, **out._asdict())
@@ -69,8 +73,8 @@ def permute(
     launch = launch or permute_launch(n_pairs=n_pairs, n_experts=n_experts)
     tile = {"E": n_experts, "BLOCK_E": launch.block["e"], "BLOCK_R": launch.block["r"], "num_warps": 8}
     counts = torch.empty(n_experts, dtype=torch.int32, device=ids.device)
-    permute_count_kernel[launch.grid](ids, counts, n_pairs, **tile)
-    permute_place_kernel[launch.grid](
+    _permute_count[launch.grid](ids, counts, n_pairs, **tile)
+    _permute_place[launch.grid](
         ids,
         counts,
         out.row_token,

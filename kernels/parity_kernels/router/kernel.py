@@ -1,4 +1,5 @@
-"""Which experts does a token go to, and with what weights? Device code: logits, softmax and top-k of a block of tokens."""
+# type: ignore - Triton's language is not Python to a type checker
+"""Which experts does a token go to, and with what weights? Device code: logits, softmax and top-k of a token tile."""
 
 from __future__ import annotations
 

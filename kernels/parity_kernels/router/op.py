@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import parity_kernels.backend  # noqa: F401  isort: skip
 
+from typing import Any
+
 import torch
 from triton import next_power_of_2
 
@@ -12,6 +14,9 @@ from parity_kernels.arguments import require_dense, require_dtype, require_same_
 from parity_kernels.launch import Launch
 from parity_kernels.router.kernel import router_kernel
 from parity_kernels.router.launch import router_launch
+
+# A launch is no Python call to a type checker.
+_router: Any = router_kernel
 
 MAX_EXPERTS = 1024  # a program holds a whole row of padded logits
 
@@ -32,9 +37,9 @@ def router(
     x: [T, D] bf16, D dense, rows may be strided; T may be 0. weight: [E, D] bf16, contiguous; 1 <= top_k <= E <= 1024.
     renormalize: divide the weights of a token by their sum (`norm_topk_prob`).
     logits_out: [T, E] fp32 contiguous or None; a probe, its store is not compiled when None.
-    Returns (ids [T, S] int32, weights [T, S] fp32). The dot accumulates in fp32 over D in steps of the tile; softmax, exp
-    and sums are fp32; nothing is rounded to bf16. A NaN logit ranks first (as in torch.topk) and makes the weights of
-    its token NaN; ids are distinct and within 0 .. E-1 whatever the logits hold.
+    Returns (ids [T, S] int32, weights [T, S] fp32). The dot accumulates in fp32 over D in steps of the tile; softmax,
+    exp and sums are fp32; nothing is rounded to bf16. A NaN logit ranks first (as in torch.topk) and makes its
+    token's weights NaN; ids are distinct and within 0 .. E-1 whatever the logits hold.
     Raises ShapeError, DtypeError before anything is launched. Source: HF Qwen3MoeTopKRouter (softmax before top-k).
     """
     require_shape("router: x", x, (None, None))
@@ -69,7 +74,7 @@ def router(
     if n_tokens == 0:
         return out_ids, out_weights
     launch = launch or router_launch(n_tokens=n_tokens, n_experts=n_experts, hidden=hidden)
-    router_kernel[launch.grid](
+    _router[launch.grid](
         x,
         weight,
         out_ids,

@@ -1,4 +1,5 @@
-"""What happens between the two grouped GEMMs? Device code: silu(gate) * up, and its quantization to FP8 in one kernel."""
+# type: ignore - Triton's language is not Python to a type checker
+"""What happens between the two grouped GEMMs? Device code: silu(gate) * up, and its FP8 quantization in one kernel."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def silu_mul_quant_kernel(
     amax = tl.max(tl.abs(value), axis=1)
     scale = tl.div_rn(tl.maximum(amax, 1e-10), 448.0)
     q = tl.div_rn(value, tl.broadcast_to(scale[:, None], value.shape))
-    q = tl.minimum(tl.maximum(q, -448.0, tl.PropagateNan.ALL), 448.0, tl.PropagateNan.ALL)
+    q = tl.minimum(tl.maximum(q, -448.0, propagate_nan=tl.PropagateNan.ALL), 448.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(q_ptr + offsets, q.to(tl.float8e4nv), mask=ok)
     scale_offsets = rows.to(tl.int64) * ((F + 127) // 128) + group
     tl.store(scale_ptr + scale_offsets, scale, mask=row_ok)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import parity_kernels.backend  # noqa: F401  isort: skip
 
+from typing import Any
+
 import torch
 
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
 from parity_kernels.launch import Launch, ceil_div
 from parity_kernels.silu_mul.kernel import silu_mul_kernel, silu_mul_quant_kernel
 from parity_kernels.silu_mul.launch import silu_mul_launch, silu_mul_quant_launch
+
+# A launch is no Python call to a type checker.
+_silu_mul_quant: Any = silu_mul_quant_kernel
+_silu_mul: Any = silu_mul_kernel
 
 FP8 = torch.float8_e4m3fn
 
@@ -22,7 +28,7 @@ def silu_mul_quant(
     out_s: torch.Tensor | None = None,
     launch: Launch | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """act = bf16(silu(gate) * up), then one FP8 scale a row and 128 columns: s = max(amax, 1e-10) / 448, q = e4m3(act / s).
+    """act = bf16(silu(gate) * up); a row's 128 columns share s = max(amax, 1e-10) / 448; q = e4m3(act / s).
 
     gate_up: [R, 2, F] bf16, gate first; columns dense, rows and parts may be strided. R may be 0.
     act_out: [R, F] bf16 contiguous or None; a probe, its store is not compiled when None.
@@ -38,7 +44,7 @@ def silu_mul_quant(
         _buffer("silu_mul_quant: act_out", act_out, (n_rows, width), torch.bfloat16, gate_up)
     launch = launch or silu_mul_quant_launch(n_rows=n_rows, width=width)
     if n_rows and width:
-        silu_mul_quant_kernel[launch.grid](
+        _silu_mul_quant[launch.grid](
             gate_up,
             out_q,
             out_s,
@@ -59,7 +65,7 @@ def silu_mul(gate_up: torch.Tensor, *, out: torch.Tensor | None = None, launch: 
     out = _buffer("silu_mul: out", out, (n_rows, width), torch.bfloat16, gate_up)
     launch = launch or silu_mul_launch(n_rows=n_rows, width=width)
     if n_rows and width:
-        silu_mul_kernel[launch.grid](
+        _silu_mul[launch.grid](
             gate_up,
             out,
             n_rows,
