@@ -121,7 +121,10 @@ class Watch:
             # A hook that returns anything replaces the output: only a graft may.
             if new is first:
                 return None
-            return type(output)((new, *output[1:])) if isinstance(output, (tuple, list)) else new
+            if not isinstance(output, (tuple, list)):
+                return new
+            named = hasattr(output, "_fields")
+            return type(output)(new, *output[1:]) if named else type(output)((new, *output[1:]))
 
         return hook
 

@@ -304,6 +304,10 @@ def test_links_pipes_and_missing_files_are_refused(folder: Path, tmp_path: Path)
         open_trace(folder)
     with pytest.raises(TraceError, match=r"manifest\.jsonl"):
         open_trace(tmp_path / "nowhere")
+    (folder / "manifest.jsonl").rename(tmp_path / "manifest")
+    (folder / "manifest.jsonl").symlink_to(tmp_path / "manifest")
+    with pytest.raises(TraceError, match="symbolic link"):
+        open_trace(folder)
 
 
 def test_a_folder_takes_one_trace(folder: Path, run: Run) -> None:
