@@ -95,9 +95,12 @@ _runner: Any = None
 
 def _open(spec: str, options: dict[str, Any], threads: int, steps: Any) -> None:
     import torch
+    from threadpoolctl import threadpool_limits
 
     global _runner
     torch.set_num_threads(threads)
+    # The interpreter multiplies with numpy's BLAS, whose threads spin when two engines share the cores.
+    threadpool_limits(threads)
     _runner = open_runner(spec, **options)
     if hasattr(_runner, "on_step"):
         _runner.on_step = lambda *event: steps.put(event)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from parity.errors import RunnerError, UsageError
-from parity.faults import Fault
+from parity.faults import Fault, shipped_fault
 from parity.probes import OFF, active, open_recorder
 from parity.records import Recipe, Run
 from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule
 from parity.stages import QWEN3_MOE
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
-from parity_kernels.backend import default_device, interpreted, verify_interpreter
+from parity_kernels.backend import default_device, interpreted
+from parity_kernels.backend.selftest import verify_interpreter
 from parity_kernels.forward.arena import Arena
 from parity_kernels.forward.batch import pack, plan_steps
 from parity_kernels.forward.cache import KVCache
@@ -46,7 +47,7 @@ class TritonRunner:
 
     on_step: Callable[[str, int, int], None] | None = None
 
-    def __init__(self, folder: Path, *, recipe: str | None = None, fault: Fault | None = None) -> None:
+    def __init__(self, folder: Path, *, recipe: str | None = None, fault: Fault | str | None = None) -> None:
         if interpreted():
             verify_interpreter()
         self.folder = folder
@@ -57,7 +58,7 @@ class TritonRunner:
         self.engine = Qwen3Moe(self.config, weights, Arena(self.device))
         self.tokenizer = Tokenizer.beside(folder)
         if fault is not None:
-            plant(fault, self.engine)
+            plant(shipped_fault(fault) if isinstance(fault, str) else fault, self.engine)
 
     def describe(self) -> RunnerInfo:
         return RunnerInfo(
@@ -195,9 +196,9 @@ class TritonRunner:
         return name
 
 
-def open_runner(model: str, *, recipe: str | None = None, fault: Fault | None = None) -> TritonRunner:
+def open_runner(model: str, *, recipe: str | None = None, fault: Fault | str | None = None) -> TritonRunner:
     """The engine on the model folder `model`, in the checkpoint's own recipe unless `recipe` names another.
 
-    fault: planted into this instance alone.
+    fault: planted into this instance alone; the name of a shipped one, or the fault itself.
     """
     return TritonRunner(Path(model), recipe=recipe, fault=fault)

@@ -1,0 +1,11 @@
+"""Experiments in their order, cheapest signal first, and what follows from them."""
+
+from __future__ import annotations
+
+from parity.ladder.calibrate import calibrate_floor
+from parity.ladder.investigate import Investigation, investigate
+from parity.ladder.observe import Observation, observe
+from parity.ladder.replay import Replay
+from parity.ladder.sweep import sweep
+
+__all__ = ["Investigation", "Observation", "Replay", "calibrate_floor", "investigate", "observe", "sweep"]

@@ -1,0 +1,93 @@
+"""Is this engine wrong, where, and why? Given what it did with a prompt, an oracle and a floor, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from parity.errors import UsageError
+from parity.floor import Floor
+from parity.invariance import Coverage, launch_coverage
+from parity.ladder.locate import locate
+from parity.ladder.observe import Observation
+from parity.ladder.replay import Replay
+from parity.ladder.sweep import sweep
+from parity.records import Comparison, Finding, Summary
+from parity.runner import Generation, RunnerInfo
+
+
+@dataclass(frozen=True)
+class Investigation:
+    """The evidence on one prompt and what follows from it.
+
+    chained: error with the SUT's own inputs all the way; isolated: each stage alone, on the SUT's inputs.
+    coverage: what each launch reached of its work, no oracle involved. whole_tensor: metrics of `resid.out` of the
+    last layer taken as one tensor, the number most comparators look at.
+    """
+
+    observation: Observation
+    oracle: RunnerInfo
+    oracle_generation: Generation
+    floor: Floor
+    chained: Summary
+    isolated: Summary
+    coverage: tuple[Coverage, ...]
+    finding: Finding
+
+    @property
+    def within_floor(self) -> bool:
+        """True when every site is cleared, chained and isolated, and no launch falls short."""
+        return self.chained.healthy and self.isolated.healthy and not any(c.truncated for c in self.coverage)
+
+    @property
+    def whole_tensor(self) -> Comparison:
+        """The last layer's residual, compared as one tensor."""
+        last = self.observation.trace.run.layers - 1
+        return next(c for c in self.chained.comparisons if c.layer == last and c.stage == "resid.out")
+
+    @property
+    def worst_over_floor(self) -> float | None:
+        """Worst slice over its gate, over all sites of both summaries."""
+        scores = [s.worst_over_floor for s in (self.chained, self.isolated) if s.worst_over_floor is not None]
+        return max(scores, default=None)
+
+
+def investigate(
+    observation: Observation,
+    oracle: Any,
+    *,
+    floor: Floor,
+    oracle_generation: Generation,
+    on_step: Callable[[str, int, int], None] | None = None,
+) -> Investigation:
+    """Climb the rungs that need one capture: launch coverage, chained sweep, isolated replay, zoom.
+
+    oracle: an exact runner that can forward, graft and replay, of the SUT's family and lineage.
+    floor: of the SUT's recipe. oracle_generation: the oracle's continuation of the same prompt, the control.
+    Raises UsageError for runners of different families.
+    """
+    info = oracle.describe()
+    if info.family != observation.info.family:
+        raise UsageError(
+            place="investigation",
+            expected=f"an oracle of family {observation.info.family}, as the SUT",
+            found=info.family,
+            next_step="Compare runners of one family.",
+        )
+    coverage = launch_coverage(observation.trace)
+    chained = sweep(oracle, observation.trace, floor=floor)
+    replay = Replay(observation.trace, oracle)
+    isolated = replay.compare(
+        floor=floor, progress=None if on_step is None else lambda done, total: on_step("replay", done, total)
+    )
+    return Investigation(
+        observation=observation,
+        oracle=info,
+        oracle_generation=oracle_generation,
+        floor=floor,
+        chained=chained,
+        isolated=isolated,
+        coverage=coverage,
+        finding=locate(replay, chained=chained, isolated=isolated, coverage=coverage),
+    )

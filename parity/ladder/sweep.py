@@ -1,0 +1,72 @@
+"""How far is the SUT from the truth at each depth? The chained sweep, the oracle routed as the SUT was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from parity.align import align
+from parity.compare import compare_aligned, compare_traces
+from parity.floor import Floor
+from parity.records import Capture, Comparison, Summary, Verdict
+from parity.runner import CapturePlan, Graft, Request
+from parity.stages import family
+from parity.trace import Trace
+
+
+def oracle_trace(oracle: Any, sut: Trace, *, routed_alike: bool = True) -> Trace:
+    """The oracle's trace of the same requests.
+
+    routed_alike: put the SUT's top-k choice into the oracle, so that a near-tie of the router does not drown what the
+    experts computed; the choice itself is judged against the oracle's own logits, which the graft leaves alone.
+    """
+    requests = [Request(name, ids) for name, ids in zip(sut.run.request_names, sut.run.requests, strict=True)]
+    graft = _grafts(sut, sut.select(stage="moe.topk_ids")) if routed_alike else []
+    return oracle.forward(requests, capture=CapturePlan(), graft=graft)
+
+
+def _grafts(trace: Trace, captures: Sequence[Capture]) -> list[Graft]:
+    return [Graft(capture.layer, capture.stage, trace.tensor(capture), capture.rows) for capture in captures]
+
+
+def sweep(oracle: Any, sut: Trace, *, floor: Floor | None) -> Summary:
+    """Judge every site of the SUT's trace against the oracle's, error inherited from upstream included.
+
+    The oracle is routed as the SUT was. What the SUT chose is judged where it differs from the oracle's own choice: a
+    flip is excused only if its margin in the oracle's logits lies within their floor.
+    """
+    truth = oracle_trace(oracle, sut)
+    routed = [
+        record
+        for request in range(len(sut.run.requests))
+        for capture in _layers(sut)
+        for record in _judge_choice(oracle, truth, sut, capture, request, floor)
+    ]
+    kept = [record for record in compare_traces(oracle=truth, sut=sut, floor=floor).comparisons if not _is_choice(record)]
+    graph = family(sut.run.family)
+    order = {site: rank for rank, site in enumerate((at, s.name) for at, s in graph.sites(sut.run.layers))}
+    records = sorted([*kept, *routed], key=lambda record: order[record.layer, record.stage])
+    return Summary(tuple(record.name for record in records), tuple(records))
+
+
+def _layers(sut: Trace) -> list[int | None]:
+    return list(dict.fromkeys(capture.layer for capture in sut.select(stage="moe.topk_ids")))
+
+
+def _judge_choice(
+    oracle: Any, truth: Trace, sut: Trace, layer: int | None, request: int, floor: Floor | None
+) -> tuple[Comparison, ...]:
+    chosen, logits = align(sut, "moe.topk_ids", layer, request), align(truth, "moe.router_logits", layer, request)
+    if chosen is None or logits is None:
+        return ()
+    own = oracle.replay(
+        "moe.topk_ids", layer, {"moe.router_logits": logits.tensor}, positions=torch.from_numpy(logits.position),
+        recipe="fp32",
+    )  # fmt: skip
+    return compare_aligned(oracle=own, sut=chosen, router_logits=logits.tensor, floor=floor, mode="chained")
+
+
+def _is_choice(record: Comparison) -> bool:
+    return record.stage == "moe.topk_ids" and record.verdict is Verdict.MATCH
