@@ -189,6 +189,34 @@ def test_column_tile_does_not_move_results(generator, device):
         assert torch.equal(case.run(recipe, launch=narrow), case.run(recipe))
 
 
+def test_offsets_beyond_int32(generator, device):
+    """The third expert's weight begins at element 2^31: an int32 offset would read 2^32 bytes before it. Only the first
+    column tile is launched, so that of 3 GiB of weight only the touched pages exist on a CPU."""
+    columns = 2**23
+    weight = torch.empty(3, 1, columns, 128, dtype=FP8, device=device)
+    first = (100 * torch.randn(128, 128, generator=generator)).clamp(-448, 448).to(FP8).to(device)
+    weight[2, 0, :512] = 0.0
+    weight[2, 0, :128] = first
+    scale = torch.empty(3, 1, columns // 128, 1, device=device)
+    scale[2, 0, :4] = 0.5
+    x = (100 * torch.randn(1, 128, generator=generator)).clamp(-448, 448).to(FP8).to(device)
+    launch = grouped_gemm_launch(op="test", n_tokens=1, top_k=1, n_experts=3, n_cols=columns, n_parts=1)
+    out = grouped_gemm_fp8(
+        x,
+        torch.ones(1, 1, device=device),
+        weight,
+        scale,
+        expert_offsets=torch.tensor([0, 0, 0, 1], dtype=torch.int32, device=device),
+        row_index=None,
+        n_rows=1,
+        launch=replace(launch, grid=(1, 1, 3)),
+    )
+    want = 0.5 * x.double() @ first.double().T
+    magnitude = 0.5 * x.double().abs() @ first.double().abs().T
+    bound = U_BF16 * want.abs() + 1.01 * (DOT_FP8 + 4 * ULP_FP32) * magnitude
+    assert ((out[:, 0, :128].double() - want).abs() <= bound).all()
+
+
 def test_misuse_raises_before_launch(generator, device):
     case = Case([5, 6], 2, 32, 48, generator, device)
     with pytest.raises(DtypeError, match="x"):
