@@ -120,7 +120,7 @@ def _gather(
 ) -> Tile | None:
     low, high = int(starts.min()), int(starts.max())
     index, rest = np.divmod(starts - low, dtype.itemsize)
-    if rest.any() or (storing and np.unique(index // max(length, 1)).size != index.size):
+    if rest.any() or (storing and bool((np.diff(np.sort(index)) < length).any())):
         return None
     windows = window(low, ((high - low) // dtype.itemsize + 1, length), (dtype.itemsize, dtype.itemsize), dtype)
     return Tile(windows, place, index, flipped)
@@ -254,10 +254,10 @@ def install(target: Any, get_np_dtype: Any, foreign: frozenset[np.dtype]) -> Non
         return handle(np.broadcast_to(np.ones((1,) * len(shape), dtype=bool), shape), target.tl.int1)
 
     def create_load(self: Any, ptr: Any, *policy: Any) -> Any:
-        return create_masked_load(self, ptr, all_valid(ptr), None)
+        return self.create_masked_load(ptr, all_valid(ptr), None)
 
     def create_store(self: Any, ptr: Any, value: Any, *policy: Any) -> Any:
-        return create_masked_store(self, ptr, value, all_valid(ptr))
+        return self.create_masked_store(ptr, value, all_valid(ptr))
 
     for replacement in (
         binary_op, create_splat, create_addptr, create_masked_load, create_masked_store, create_load, create_store,

@@ -42,7 +42,7 @@ def linear_bound(
 
     magnitude: the same linear of absolute values, fp64. depth: K. accumulator_bits: significant bits kept by each
     addition: 24 in fp32; 22 for bf16 tensor cores, which truncate (Fasi et al. 2021, "Numerical behavior of NVIDIA
-    tensor cores"); 14 within an fp8 instruction (DeepSeek-V3 report, arXiv 2412.19437, section 3.3.2).
+    tensor cores"); 14, truncated, within an fp8 instruction (DeepSeek-V3 report, arXiv 2412.19437, section 3.3.2).
     Sum of K products in any order: at most (K - 1) u per unit of magnitude (Higham 2002, eq. 3.5); scales, their
     product and the fused or unfused add: 4 u of fp32. An fp8 instruction truncates each of its 32 products once.
     Rounding of the result: 2^-8 relative to bf16, none (already fp32) otherwise.
@@ -50,6 +50,6 @@ def linear_bound(
     sums = depth + 4
     inner = sums * 2.0**-24 if accumulator_bits == 24 else sums * 2.0**-22
     if accumulator_bits == 14:
-        inner += 32 * 2.0**-14
+        inner += 32 * 2.0**-13
     final = 2.0**-8 if out_dtype == torch.bfloat16 else 0.0
     return reference.abs() * final + (1 + final) * inner * magnitude + 2.0**-133
