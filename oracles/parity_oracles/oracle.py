@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from parity.errors import RunnerError, UsageError
-from parity.probes import OFF, Recorder
+from parity.probes import Recorder
 from parity.records import Recipe, Rows, Run
 from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule
 from parity.stages import Family

@@ -1,4 +1,4 @@
-"""Read model folders with our own dequantizers: which tensors there are, what they are worth, and that all were used."""
+"""Model folders read with our own dequantizers: which tensors there are, what they are worth, that all are used."""
 
 from __future__ import annotations
 

@@ -60,11 +60,6 @@ class Checkpoint:
         self._used |= {name, name + SCALE}
         return self._files.read(name), self._files.read(name + SCALE).float()
 
-    def head(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """The output matrix [V, D]: `lm_head.weight`, or the embedding when the configuration ties them."""
-        tied = self.hyper.tied_embeddings
-        return self.weight("model.embed_tokens.weight" if tied else "lm_head.weight", dtype)
-
     def finish(self) -> None:
         """Raise CheckpointError unless every tensor, scales included, was taken since the folder was read."""
         left = sorted(set(self.names) - self._used)

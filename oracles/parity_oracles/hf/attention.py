@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -19,7 +18,7 @@ from parity_oracles.hf.taps import ATTENTION, Taps
 
 
 def tapped_attention(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -27,7 +26,7 @@ def tapped_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """query: [1, H, T, K] after rope; key, value: [1, G, C, K] from the cache. Returns [1, T, H, K], as HF's core."""
-    taps, layer = module.parity_taps  # pyright: ignore[reportGeneralTypeIssues]
+    taps, layer = module.parity_taps
     shown = query.transpose(1, 2)
     back = taps.put("attn.q_rope", layer, shown)
     if back is not shown:

@@ -52,8 +52,9 @@ def bind(model: PreTrainedModel, weights: Mapping[str, torch.Tensor], *, place: 
         raise CheckpointError(
             place=place,
             expected=f"each of the {len(wanted)} parameters of {type(model).__name__} bound once, in its shape",
-            found=f"not bound: {missing or 'none'}; no such parameter: {extra or 'none'}; other shape: {shapes or 'none'}",
-            next_step="Compare transformers' module tree with parity_oracles/hf/qwen3_moe.py; it changes between versions.",
+            found=f"not bound: {missing or 'none'}; no such parameter: {extra or 'none'}; "
+            f"other shape: {shapes or 'none'}",
+            next_step="Compare transformers' module tree with the family's file in parity_oracles/hf; versions differ.",
         )
     model.load_state_dict(dict(weights), strict=True, assign=True)
     model.tie_weights()

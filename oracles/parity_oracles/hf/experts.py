@@ -7,8 +7,10 @@ row's bits are HF's.
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import torch
-from torch import nn
 from torch.nn.functional import linear
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -17,20 +19,20 @@ from parity_oracles.hf.taps import EXPERTS
 
 
 def tapped_experts(
-    module: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    module: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
     """hidden_states: [T, D]; top_k_index: [T, S] int64; top_k_weights: [T, S]. Returns [T, D], as HF's loop.
 
     Rows are in HF's order: by expert, within it by slot, then by token.
     """
-    taps, layer = module.parity_taps  # pyright: ignore[reportGeneralTypeIssues]
+    taps, layer = module.parity_taps
     gate_up, down = module.gate_up_proj, module.down_proj
-    tokens, slots = top_k_index.shape
+    tokens = len(top_k_index)
     flat = top_k_index.T.reshape(-1)
     order = flat.argsort(stable=True)
     token, slot, expert = order % tokens, order // tokens, flat[order]
     offsets = [0, *flat.bincount(minlength=len(gate_up)).cumsum(0).tolist()]
-    spans = [(index, a, b) for index, (a, b) in enumerate(zip(offsets, offsets[1:], strict=False)) if b > a]
+    spans = [(index, a, b) for index, (a, b) in enumerate(pairwise(offsets)) if b > a]
     of = taps.rows
     rows = Rows(of.request[token], of.position[token], slot.int().numpy(), expert.int().numpy())
     about = {"rows": rows, "geometry": {"expert_offsets": offsets}}

@@ -78,7 +78,7 @@ def _router(taps: Taps, layer: int, router: Any) -> Any:
 
 
 def _weights_at(logits: torch.Tensor, ids: torch.Tensor, router: Any) -> torch.Tensor:
-    """What HF's router gives the chosen experts: softmax in fp32, renormalized when configured, in the logits' dtype."""
+    """What HF's router gives the experts `ids`: softmax in fp32, renormalized when configured, in the logits' dtype."""
     chosen = logits.softmax(-1, dtype=torch.float).gather(-1, ids)
     if router.norm_topk_prob:
         chosen = chosen / chosen.sum(-1, keepdim=True)
@@ -89,7 +89,8 @@ def parameters(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, torch.Te
     """Every parameter of the HF model by its name there; experts fused, E first, gate rows before up rows."""
     hyper = checkpoint.hyper
     found = {name: checkpoint.weight(name, dtype) for name in layout.plain(hyper)}
-    found["lm_head.weight"] = checkpoint.head(dtype) if not hyper.tied_embeddings else found["model.embed_tokens.weight"]
+    if hyper.tied_embeddings:
+        found["lm_head.weight"] = found["model.embed_tokens.weight"]
     for layer in range(hyper.layers):
         for part in layout.PROJECTIONS:
             name = layout.projection(layer, part)

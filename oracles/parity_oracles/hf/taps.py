@@ -56,7 +56,7 @@ class Taps:
             for handle in self._handles:
                 handle.remove()
             for module in self._marked:
-                del module.parity_taps  # pyright: ignore[reportAttributeAccessIssue]
+                del vars(module)["parity_taps"]
             self._handles, self._marked = [], []
             self.probe = self.rows = None
             self.model.set_attn_implementation("eager")
@@ -88,7 +88,7 @@ class Taps:
 
     def mark(self, module: nn.Module, layer: int) -> None:
         """Let the registered attention core or expert loop find these taps, and its layer, on `module`."""
-        module.parity_taps = (self, layer)  # pyright: ignore[reportArgumentType]
+        vars(module)["parity_taps"] = (self, layer)
         self._marked.append(module)
 
     def put(self, stage: str, layer: int | None, x: torch.Tensor, **about: Any) -> torch.Tensor:

@@ -30,18 +30,20 @@ def round_e4m3(x: torch.Tensor) -> torch.Tensor:
     return torch.ldexp(torch.round(torch.ldexp(x, -step_exponent)), step_exponent).clamp(-E4M3_MAX, E4M3_MAX)
 
 
-def quantize_activation(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_activation(x: torch.Tensor, *, reciprocal: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize each row in groups of 128 columns, the last group partial.
 
     x: [T, K] bf16 or fp32. Returns (values, scales): [T, K] fp32 numbers on the E4M3 grid, and [T, ceil(K/128)] fp32;
-    a value times its group's scale approximates x. `scale = max(amax, 1e-10) / 448`, `value = rne(clamp(x / scale))`.
+    a value times its group's scale approximates x. `scale = max(amax, 1e-10) / 448`, `value = rne(clamp(x / scale))`;
+    reciprocal: `x * (1 / scale)` instead, which moves a value that lies within an ulp of a tie.
     """
     x = x.float()
     rows, columns = x.shape
     groups = -(-columns // BLOCK)
     padded = torch.nn.functional.pad(x, (0, groups * BLOCK - columns)).view(rows, groups, BLOCK)
     scale = padded.abs().amax(-1).clamp(min=AMAX_MIN) / E4M3_MAX
-    values = nearest_e4m3(padded / scale[..., None])
+    wide = scale[..., None]
+    values = nearest_e4m3(padded * (1 / wide) if reciprocal else padded / wide)
     return values.view(rows, groups * BLOCK)[:, :columns], scale
 
 

@@ -57,10 +57,12 @@ class Operand:
         return Operand(self.values[rows], None if self.scale is None else self.scale[rows])
 
 
-def prepare(x: torch.Tensor, arithmetic: Arithmetic) -> Operand:
+def prepare(x: torch.Tensor, arithmetic: Arithmetic, order: Order) -> Operand:
     """Rows [T, K] as the linear layers of `arithmetic` read them: quantized per row and 128 columns in block-FP8."""
     x = arithmetic.enter(x)
-    return Operand(*quantize_activation(x)) if arithmetic.linear == "fp8_block" else Operand(x)
+    if arithmetic.linear == "fp8_block":
+        return Operand(*quantize_activation(x, reciprocal=order.reciprocal))
+    return Operand(x)
 
 
 def multiply(x: Operand, matrix: Matrix, arithmetic: Arithmetic, order: Order) -> torch.Tensor:

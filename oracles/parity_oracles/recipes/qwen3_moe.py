@@ -54,6 +54,11 @@ class Call:
         return self.arithmetic.enter(self.input(name))
 
     @property
+    def contracted(self) -> bool:
+        """True when a rounding recipe is to do its elementwise arithmetic as compilers contract it."""
+        return self.order.contracted and self.arithmetic.boundary is not None
+
+    @property
     def at(self) -> int:
         """The layer's index."""
         assert self.layer is not None
@@ -71,11 +76,13 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, c: Call) -> torch.Tensor:
     Source: Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4.
     """
     squares, width = x * x, x.shape[-1]
-    if c.order.norm is None or c.arithmetic.boundary is None:
+    if c.order.norm is None or c.arithmetic.boundary is None:  # exact arithmetic has one order
         mean = squares.mean(-1, keepdim=True)
     else:
         mean = _sum_last(squares, c.order.norm) / width
-    return c.arithmetic.leave(x * torch.rsqrt(mean + c.hyper.rms_eps) * weight.to(x.dtype))
+    mean = mean + c.hyper.rms_eps
+    normed = x / mean.sqrt() if c.contracted else x * torch.rsqrt(mean)
+    return c.arithmetic.leave(normed * weight.to(x.dtype))
 
 
 def attn_norm(c: Call) -> torch.Tensor:
@@ -97,7 +104,7 @@ def project(part: str) -> Callable[[Call], torch.Tensor]:
     """The stage function of the projection `q`, `k` or `v`: [T, D] to [T, heads, K]."""
 
     def stage(c: Call) -> torch.Tensor:
-        x = prepare(c.input("attn.norm"), c.arithmetic)
+        x = prepare(c.input("attn.norm"), c.arithmetic, c.order)
         flat = multiply(x, c.weights.projection(c.at, part), c.arithmetic, c.order)
         return c.arithmetic.leave(flat).view(len(flat), -1, c.hyper.head_dim)
 
@@ -125,6 +132,8 @@ def rope(part: str) -> Callable[[Call], torch.Tensor]:
         angle = c.positions.float()[:, None] * inverse_frequencies(c.hyper, c.order)
         angle = torch.cat((angle, angle), -1)[:, None]
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        if c.contracted:
+            x, cos, sin = x.double(), cos.double(), sin.double()
         low, high = x.chunk(2, -1)
         return c.arithmetic.leave(x * cos + torch.cat((-high, low), -1) * sin)
 
@@ -146,7 +155,7 @@ def context(c: Call) -> torch.Tensor:
 
 def attn_out(c: Call) -> torch.Tensor:
     """[T, D]: output projection."""
-    x = prepare(c.input("attn.context").flatten(1), c.arithmetic)
+    x = prepare(c.input("attn.context").flatten(1), c.arithmetic, c.order)
     return c.arithmetic.leave(multiply(x, c.weights.projection(c.at, "o"), c.arithmetic, c.order))
 
 
@@ -182,7 +191,7 @@ def expert_in(part: str) -> Callable[[Call], torch.Tensor]:
 
     def stage(c: Call) -> torch.Tensor:
         ids = c.input("moe.topk_ids")
-        x = prepare(c.input("mlp.norm"), c.arithmetic)
+        x = prepare(c.input("mlp.norm"), c.arithmetic, c.order)
         out = torch.empty(ids.numel(), c.hyper.expert_width, dtype=c.arithmetic.boundary or c.arithmetic.compute)
         for index, rows in rows_by_expert(ids):
             matrix = c.weights.expert(c.at, index, part)
@@ -195,13 +204,14 @@ def expert_in(part: str) -> Callable[[Call], torch.Tensor]:
 def act(c: Call) -> torch.Tensor:
     """[T, S, F]: silu(gate) * up. Source: Shazeer 2020, arXiv 2002.05202, eq. 6 without bias."""
     gate = c.entered("moe.gate")
-    return c.arithmetic.leave(torch.nn.functional.silu(gate) * c.entered("moe.up"))
+    silu = gate / (1 + torch.exp(-gate)) if c.contracted else torch.nn.functional.silu(gate)
+    return c.arithmetic.leave(silu * c.entered("moe.up"))
 
 
 def expert_down(c: Call) -> torch.Tensor:
     """[T, S, F] to [T, S, D]: the experts' down projection, before the routing weight."""
     ids = c.input("moe.topk_ids")
-    x = prepare(c.input("moe.act").flatten(0, 1), c.arithmetic)
+    x = prepare(c.input("moe.act").flatten(0, 1), c.arithmetic, c.order)
     out = torch.empty(ids.numel(), c.hyper.hidden, dtype=c.arithmetic.boundary or c.arithmetic.compute)
     for index, rows in rows_by_expert(ids):
         matrix = c.weights.expert(c.at, index, "down")
@@ -212,6 +222,8 @@ def expert_down(c: Call) -> torch.Tensor:
 def combine(c: Call) -> torch.Tensor:
     """[T, D]: sum over slots, in slot order, of routing weight times down row; one rounding."""
     down, share = c.entered("moe.down"), c.input("moe.topk_weights").to(c.arithmetic.compute)
+    if c.contracted:
+        down, share = down.double(), share.double()
     total = share[:, 0, None] * down[:, 0]
     for slot in range(1, share.shape[1]):
         total = total + share[:, slot, None] * down[:, slot]
