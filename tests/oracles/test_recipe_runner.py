@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from parity.errors import RunnerError, UsageError
 from parity.runner import CapturePlan, Graft, Request, Schedule
@@ -171,3 +173,21 @@ def test_the_emulation_loads_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setitem(sys.modules, engine, sys)
             with pytest.raises(RunnerError, match=f"found .*{engine}"):
                 assert_pure()
+
+
+def test_text_where_there_is_a_tokenizer(bf16_folder: Path, prompt: Request, tmp_path: Path) -> None:
+    shutil.copytree(bf16_folder, tmp_path, dirs_exist_ok=True)
+    vocabulary = {f"w{number}": number for number in range(211)}
+    Tokenizer(models.WordLevel(vocabulary, unk_token="w0")).save(str(tmp_path / "tokenizer.json"))
+    for runner in (open_recipe(str(tmp_path)), open_hf(str(tmp_path))):
+        new = runner.generate(prompt, max_new_tokens=3)
+        assert new.text == " ".join(f"w{token}" for token in new.ids)
+
+
+def test_grafting_without_capture_shows_the_logits(fp8: RecipeRunner, seen: Stages, prompt: Request) -> None:
+    capture = fp8.forward([prompt], capture=ALL).select(stage="resid.mid", layer=1)[0]
+    changed = seen[1, "resid.mid"] * 2
+    result = fp8.forward([prompt], graft=[Graft(1, "resid.mid", changed, capture.rows)])
+    assert [c.name for c in result.captures] == ["logits"]
+    assert not torch.equal(result.tensor(result.captures[0]), seen[None, "logits"])
+    assert fp8.forward([prompt]).captures == ()
