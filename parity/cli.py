@@ -43,14 +43,19 @@ def demo(
 
     Example: parity demo --out demo-report
     """
-    from parity.report.demo import run_demo, show_demo
+    from parity.demo import run_demo, write_demo
+    from parity.report.show import show_investigation
 
     console = Console(stderr=as_json_)
-    result = run_demo(out, console=console)
+    result = run_demo(console)
+    report = write_demo(result, out)
     if as_json_:
         print(json.dumps(as_json(result.summary()), indent=2))
     else:
-        show_demo(result, console)
+        show_investigation(result.faulty, result.healthy, console)
+        console.print(f"Report: {report}, figures and finding.json beside it. {result.seconds:.0f} s.")
+    if not result.as_expected:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -18,7 +18,7 @@ LEVELS = [
     {"invariance", "fingerprint"},
     {"ladder"},
     {"report"},
-    {"pytest_plugin", "cli", "doctor"},
+    {"pytest_plugin", "cli", "demo", "doctor"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

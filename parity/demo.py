@@ -1,0 +1,174 @@
+"""The main job on shipped input: find the rows an FP8 grouped GEMM drops, then run the prompt without the fault."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from parity.errors import UsageError
+from parity.floor import Floor
+from parity.ladder import Investigation, Observation, calibrate_floor, investigate, observe
+from parity.process_runner import ProcessRunner
+from parity.records import as_json
+from parity.report.figures import draw_figures
+from parity.report.markdown import write_report
+from parity.runner import Generation, Request, open_runner
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+FAULT = "moe_tile_truncation"
+NEW_TOKENS = 64
+ORDERS = 3
+"""Orders of the recipe's arithmetic that the clean runs take turns in."""
+
+OnStep = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Both investigations of the demo, and how long it all took (seconds)."""
+
+    faulty: Investigation
+    healthy: Investigation
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """What `parity demo --json` prints."""
+        finding = self.faulty.finding
+        return {
+            "finding": {
+                "layers": finding.layers,
+                "stage": finding.stage,
+                "slice": finding.slice,
+                "cause": finding.cause,
+                "sentence": finding.sentence,
+            },
+            "whole_tensor_cosine": self.faulty.whole_tensor.whole["cosine"],
+            "worst_over_floor": self.faulty.worst_over_floor,
+            "healthy_within_floor": self.healthy.within_floor,
+            "text_faulty": self.faulty.observation.generation.text,
+            "text_healthy": self.healthy.observation.generation.text,
+            "text_oracle": self.faulty.oracle_generation.text,
+            "seconds": round(self.seconds, 1),
+        }
+
+    @property
+    def as_expected(self) -> bool:
+        """True when the fault was found and the healthy engine was cleared."""
+        return self.faulty.finding.verdict == "fault" and self.healthy.finding.verdict == "clean"
+
+
+def run_demo(console: Console) -> DemoResult:
+    """Run the shipped engine with and without the fault, calibrate the floor, and investigate both runs.
+
+    The investigation is given what each engine did with the prompt, an oracle and a floor; nothing about the fault.
+    """
+    start = time.monotonic()
+    if not (FIXTURES / "models" / "moe-tiny-fp8" / "config.json").is_file():
+        raise UsageError(
+            place=str(FIXTURES),
+            expected="the fixture models of a source checkout",
+            found="none",
+            next_step="Run the demo from a clone of the repository.",
+        )
+    model = str(FIXTURES / "models" / "moe-tiny-fp8")
+    request, clean = demo_prompt(), clean_prompts()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    with (
+        tempfile.TemporaryDirectory(prefix="parity-demo-") as folder,
+        Progress(*columns, console=console, transient=True) as progress,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        engine = f"triton:{model}"
+        faulty = pool.submit(
+            _observe, engine, request, Path(folder) / "faulty", _bar(progress, "engine with the fault"), fault=FAULT
+        )
+        healthy = pool.submit(_observe, engine, request, Path(folder) / "healthy", _bar(progress, "engine without it"))
+        floor = pool.submit(_calibrate, model, clean, _bar(progress, "noise floor"))
+        text_oracle = pool.submit(_continue, str(FIXTURES / "models" / "moe-tiny"), request, _bar(progress, "oracle text"))
+        oracle = open_runner(f"hf:{model}", dtype="float32")
+        found = [
+            investigate(
+                observation.result(),
+                oracle,
+                floor=floor.result(),
+                oracle_generation=text_oracle.result(),
+                on_step=_bar(progress, f"investigation {number}"),
+            )
+            for number, observation in enumerate((faulty, healthy), 1)
+        ]
+    return DemoResult(found[0], found[1], time.monotonic() - start)
+
+
+def demo_prompt() -> Request:
+    """The shipped prompt that the demo runs, a document the model knows by heart."""
+    return read_prompt(FIXTURES / "prompts" / "demo.json")
+
+
+def clean_prompts() -> list[Request]:
+    """Prompts of documents held out of training, for the noise floor."""
+    return [read_prompt(path) for path in sorted((FIXTURES / "prompts").glob("heldout-*.json"))]
+
+
+def read_prompt(path: Path) -> Request:
+    """A prompt file: JSON with `name` and `ids`."""
+    content = json.loads(path.read_text())
+    return Request(content["name"], tuple(content["ids"]))
+
+
+def write_demo(result: DemoResult, out: Path) -> Path:
+    """Write report.md, its figures and finding.json into the folder `out`; returns the report's path.
+
+    Without matplotlib the report is written without figures.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    content = {
+        "finding": result.faulty.finding,
+        "healthy": result.healthy.finding,
+        "coverage": result.faulty.coverage,
+        "summary": result.summary(),
+    }
+    (out / "finding.json").write_text(json.dumps(as_json(content), indent=2) + "\n")
+    return write_report(
+        result.faulty, result.healthy, figures=draw_figures(result.faulty, result.healthy, out), path=out / "report.md"
+    )
+
+
+def _observe(spec: str, request: Request, out: Path, on_step: OnStep, **options: Any) -> Observation:
+    with ProcessRunner(spec, on_step=on_step, **options) as runner:
+        return observe(runner, request, max_new_tokens=NEW_TOKENS, out=out)
+
+
+def _calibrate(model: str, requests: Sequence[Request], on_step: OnStep) -> Floor:
+    # In a process without any engine: no number of an engine may enter a floor.
+    with ProcessRunner(f"recipe:{model}", recipe="fp32", on_step=on_step) as exact:
+        return exact.call(_calibrate_here, model, tuple(requests))
+
+
+def _calibrate_here(exact: Any, model: str, requests: tuple[Request, ...]) -> Floor:
+    emulations = [open_runner(f"recipe:{model}", order=order) for order in range(ORDERS)]
+    on_step, exact.on_step = exact.on_step, None
+    return calibrate_floor(emulations=emulations, oracle=exact, requests=requests, on_step=on_step)
+
+
+def _continue(model: str, request: Request, on_step: OnStep) -> Generation:
+    with ProcessRunner(f"hf:{model}", dtype="bfloat16", on_step=on_step) as oracle:
+        return oracle.generate(request, max_new_tokens=NEW_TOKENS)
+
+
+def _bar(progress: Progress, what: str) -> OnStep:
+    """A progress bar, and the function that moves it; a run of several parts starts it anew for each."""
+    task = progress.add_task(what, total=None)
+
+    def move(part: str, done: int, total: int) -> None:
+        progress.update(task, description=f"{what}: {part}", completed=done, total=total)
+
+    return move

@@ -1,0 +1,49 @@
+"""The demo's result in the terminal: texts, the healthy-looking number, the map, the finding, the control."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from parity.compare import stage_map
+from parity.ladder import Investigation
+from parity.report.markdown import agreement, launches_over
+
+
+def show_investigation(found: Investigation, control: Investigation, console: Console) -> None:
+    """Print what an engine person reads first, in the order in which it convinces."""
+    truth = found.oracle_generation
+    request = found.observation.request
+    console.print(f"\n[bold]1. The text[/]  prompt {request.name}, {len(request.ids)} tokens; greedy continuation")
+    texts = Table(box=None, padding=(0, 1))
+    for column in ("", "as the oracle's", "text"):
+        texts.add_column(column, no_wrap=column != "text")
+    for who, made, style in (
+        ("oracle", truth, ""),
+        ("with the fault", found.observation.generation, "red"),
+        ("without it", control.observation.generation, "green"),
+    ):
+        shown = Text((made.text or str(made.ids)).replace("\n", "⏎"), style=style)
+        texts.add_row(who, f"{agreement(made.ids, truth.ids)} of {len(truth.ids)} tokens", shown)
+    console.print(texts)
+
+    whole = found.whole_tensor.whole
+    console.print("\n[bold]2. The number most tools look at[/]")
+    console.print(f"   last layer's residual as one tensor: cosine {whole['cosine']:.4f}, looks healthy")
+
+    console.print("\n[bold]3. The worst slice over its floor, chained[/]  error inherited from upstream included")
+    console.print(stage_map(found.chained))
+    console.print("\n[bold]4. The same, isolated[/]  each stage alone, the oracle fed the engine's own inputs")
+    console.print(stage_map(found.isolated))
+
+    lines = [found.finding.sentence, *(row["sentence"] for row in found.finding.evidence.get("by_layer", ()))]
+    console.print(Panel("\n".join(lines), title="5. Finding", title_align="left"), highlight=False)
+    for launch in launches_over(found.coverage):
+        console.print(f"   {launch.line()}", highlight=False)
+
+    worst = control.worst_over_floor
+    console.print("\n[bold]6. The control[/]  the same prompt without the fault")
+    state = "[green]everything within the floor[/]" if control.within_floor else "[red]NOT within the floor[/]"
+    console.print(f"   {state}; worst slice at {'?' if worst is None else f'{worst:.2f}'} of its gate\n")
