@@ -143,7 +143,7 @@ def install(target: Any, get_np_dtype: Any, foreign: frozenset[np.dtype]) -> Non
         def data(self) -> np.ndarray:
             if self._data is None:
                 self._data = self.op(self.left, self.right)
-            return self._data
+            return self._data  # type: ignore[return-value]
 
         @data.setter
         def data(self, value: np.ndarray) -> None:

@@ -21,7 +21,8 @@ def _fp8(name: str, tile_m: int, tile_n: int, odd: tuple[str, ...] = ()) -> AotC
         odd=("T", "N_GROUPS", *odd),
         ptx_has=(WGMMA_FP8,),
         ptx_lacks=(*_NO_OTHER_DOT, r"mma[\w.]*\.bf16"),
-        **compile_options(tile_m),
+        num_warps=compile_options(tile_m)["num_warps"],
+        num_stages=compile_options(tile_m)["num_stages"],
     )  # fmt: skip
 
 
@@ -37,7 +38,8 @@ def _bf16(name: str, tile_m: int, tile_n: int, out: str) -> AotCase:
         odd=("T",),
         ptx_has=(WGMMA_BF16,),
         ptx_lacks=(*_NO_OTHER_DOT, r"e4m3"),
-        **compile_options(tile_m),
+        num_warps=compile_options(tile_m)["num_warps"],
+        num_stages=compile_options(tile_m)["num_stages"],
     )  # fmt: skip
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import parity_kernels.backend  # noqa: F401  isort: skip
 
+from typing import Any
+
 import torch
 
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
 from parity_kernels.launch import Launch, ceil_div
 from parity_kernels.linear.kernel import linear_bf16_kernel, linear_fp8_kernel
 from parity_kernels.linear.launch import GROUP, IMPRECISE_K, compile_options, linear_launch
+
+# Any: pyright reads a kernel's own signature, not the launcher's.
+_linear_fp8: Any = linear_fp8_kernel
+_linear_bf16: Any = linear_bf16_kernel
 
 
 def linear_fp8(
@@ -49,7 +55,7 @@ def linear_fp8(
     require_same_device("linear_fp8", q=q, s=s, weight=weight, weight_scale=weight_scale, out=out)
     launch = launch or linear_launch(op="linear_fp8", n_rows=n_rows, n_cols=n_cols, depth=depth)
     if out.numel() and all(launch.grid):
-        linear_fp8_kernel[launch.grid](
+        _linear_fp8[launch.grid](
             q,
             s,
             weight,
@@ -93,7 +99,7 @@ def linear_bf16(
     require_same_device("linear_bf16", x=x, weight=weight, out=out)
     launch = launch or linear_launch(op="linear_bf16", n_rows=n_rows, n_cols=n_cols, depth=depth)
     if out.numel() and all(launch.grid):
-        linear_bf16_kernel[launch.grid](
+        _linear_bf16[launch.grid](
             x,
             weight,
             out,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import parity_kernels.backend  # noqa: F401  isort: skip
 
+from typing import Any
+
 import torch
 
 from parity.errors import ShapeError, ValueRangeError
@@ -11,6 +13,9 @@ from parity_kernels.arguments import require_dense, require_dtype, require_same_
 from parity_kernels.launch import Launch
 from parity_kernels.qk_norm_rope.kernel import qk_norm_rope_kernel
 from parity_kernels.qk_norm_rope.launch import qk_norm_rope_launch
+
+# Any: pyright reads a kernel's own signature, not the launcher's.
+_qk_norm_rope: Any = qk_norm_rope_kernel
 
 
 def qk_norm_rope(
@@ -85,7 +90,7 @@ def qk_norm_rope(
             for tensor in (q, k, q_norm_out, k_norm_out, out_q, out_k)
             for stride in ((0, 0) if tensor is None else tensor.stride()[:2])
         ]
-        qk_norm_rope_kernel[launch.grid](
+        _qk_norm_rope[launch.grid](
             q,
             k,
             q_weight,
