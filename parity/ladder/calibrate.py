@@ -7,7 +7,7 @@ from typing import Any
 
 from parity.compare import sample_aligned, sample_traces
 from parity.floor import Floor, FloorSample, calibrate
-from parity.floor.purity import assert_pure
+from parity.floor.purity import refuse_engine
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import oracle_trace
 from parity.runner import CapturePlan, Request
@@ -25,9 +25,9 @@ def calibrate_floor(
     emulations: runners of the recipe, one an order of its arithmetic; they take turns over the requests.
     oracle: an exact runner on the same weights that can forward, graft and replay. requests: at least 4, each of its
         own document, reaching as far as the prompts to be judged: what lies beyond has no floor.
-    Raises RunnerError when an engine is loaded in this process: no number of an engine enters a floor.
+    Raises UsageError when an engine is loaded in this process: no number of an engine enters a floor.
     """
-    assert_pure()
+    refuse_engine()
     samples = []
     for number, request in enumerate(requests):
         samples.append(_clean_run(emulations[number % len(emulations)], oracle, request))

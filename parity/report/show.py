@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from parity.compare import stage_map
+from parity.compare.table import floor_map
 from parity.ladder import Investigation
 from parity.report.markdown import agreement, launches_over
 
@@ -34,9 +34,9 @@ def show_investigation(found: Investigation, control: Investigation, console: Co
     console.print(f"   last layer's residual as one tensor: cosine {whole['cosine']:.4f}, looks healthy")
 
     console.print("\n[bold]3. The worst slice over its floor, chained[/]  error inherited from upstream included")
-    console.print(stage_map(found.chained))
+    console.print(floor_map(found.chained.comparisons, title=""))
     console.print("\n[bold]4. The same, isolated[/]  each stage alone, the oracle fed the engine's own inputs")
-    console.print(stage_map(found.isolated))
+    console.print(floor_map(found.isolated.comparisons, title=""))
 
     lines = [found.finding.sentence, *(row["sentence"] for row in found.finding.evidence.get("by_layer", ()))]
     console.print(Panel("\n".join(lines), title="5. Finding", title_align="left"), highlight=False)

@@ -13,11 +13,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from parity.errors import RunnerError, UsageError
+from parity.errors import UsageError
+from parity.floor import refuse_engine
 from parity.runner import CapturePlan, Graft, Request, Schedule
 from parity.stages import QWEN3_MOE
 from parity_oracles.hf.runner import open_runner as open_hf
-from parity_oracles.recipes import ORDERS, assert_pure
+from parity_oracles.recipes import ORDERS
 from parity_oracles.recipes.runner import RecipeRunner
 from parity_oracles.recipes.runner import open_runner as open_recipe
 
@@ -159,7 +160,8 @@ def test_a_bf16_checkpoint_runs_in_fp8(bf16_folder: Path, prompt: Request) -> No
 
 PURE = """
 import parity_oracles.recipes.runner
-parity_oracles.recipes.assert_pure()
+from parity.floor import refuse_engine
+refuse_engine()
 print("pure")
 """
 
@@ -171,8 +173,8 @@ def test_the_emulation_loads_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     for engine in ("triton", "parity_kernels"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, engine, sys)
-            with pytest.raises(RunnerError, match=f"found .*{engine}"):
-                assert_pure()
+            with pytest.raises(UsageError, match=f"found loaded: .*{engine}"):
+                refuse_engine()
 
 
 def test_text_where_there_is_a_tokenizer(bf16_folder: Path, prompt: Request, tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""Where does the error arise, in which slice, and what shape has it? From isolated comparisons to one finding."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from parity.fingerprint import Fingerprint, detect_tile_edge
+from parity.invariance import Coverage
+from parity.ladder.replay import Replay
+from parity.records import Comparison, Finding, Slice, Summary
+
+UNTESTED = (
+    "prompt and sampler: not compared on this rung",
+    "faults that show in decode only: the prompt alone was captured",
+)
+"""What one capture of a prompt cannot rule out."""
+
+
+def locate(
+    replay: Replay, *, chained: Summary, isolated: Summary, coverage: Sequence[Coverage]
+) -> Finding:
+    """The finding that follows from one capture.
+
+    The stage found is the first, in order of computation, that adds error of its own on the SUT's own inputs; its layers
+    are all in which it does. `clean` needs every comparison cleared and every launch to reach its work; what is neither
+    a fault nor clean (something could not be judged) is `unresolved`.
+    """
+    added = [record for record in isolated.comparisons if record.verdict.faulty]
+    if added:
+        return _fault(replay, added, coverage)
+    open_ends = [record for record in (*chained.comparisons, *isolated.comparisons) if not record.verdict.healthy]
+    short = [launch for launch in coverage if launch.truncated]
+    if not open_ends and not short:
+        return Finding(
+            verdict="clean",
+            rung="isolated replay",
+            sentence="Every stage lies within its floor, alone and chained, and every launch reaches its work.",
+            over_floor=max(s.worst_over_floor or 0.0 for s in (chained, isolated)),
+            not_excluded=UNTESTED,
+        )
+    reasons = [f"{record.name} ({record.mode}): {record.verdict.value}, {record.reason}" for record in open_ends]
+    return Finding(
+        verdict="unresolved",
+        rung="isolated replay",
+        sentence="No stage adds error of its own, yet not everything is cleared.",
+        evidence={"open": [*reasons, *(launch.line() for launch in short)]},
+        not_excluded=UNTESTED,
+    )
+
+
+def _fault(replay: Replay, added: Sequence[Comparison], coverage: Sequence[Coverage]) -> Finding:
+    stage = added[0].stage
+    here = [record for record in added if record.stage == stage]
+    layers = tuple(dict.fromkeys(record.layer for record in here if record.layer is not None))
+    prints = {record.layer: _fingerprint(replay, record.layer, stage) for record in here}
+    by_layer = [_of_layer(record, prints[record.layer], coverage) for record in here]
+    found = [fingerprint for fingerprint in prints.values() if fingerprint is not None]
+    causes = list(dict.fromkeys(fingerprint.cause for fingerprint in found))
+    others: dict[str, list[int]] = defaultdict(list)
+    for record in added:
+        if record.stage != stage and record.layer is not None:
+            others[record.stage].append(record.layer)
+    return Finding(
+        verdict="fault",
+        rung="isolated replay",
+        layers=layers,
+        stage=stage,
+        slice=_union([fingerprint.slice for fingerprint in found]),
+        cause=causes[0] if causes else None,
+        sentence=_sentence(stage, layers, causes, others),
+        over_floor=max((record.over_floor for record in here if record.over_floor is not None), default=None),
+        evidence={
+            "by_layer": by_layer,
+            "also_adds_error": dict(others),
+            "launches": [launch.line() for launch in coverage if launch.truncated],
+        },
+        alternatives=tuple(causes[1:]),
+        not_excluded=UNTESTED,
+    )
+
+
+def _fingerprint(replay: Replay, layer: int | None, stage: str) -> Fingerprint | None:
+    """What the shape of the stage's error field says; None when no detector knows it."""
+    site = replay.site(layer, stage)
+    if site.sut is None or site.oracle is None or site.sut.expert is None or site.sut.row_in_expert is None:
+        return None
+    return detect_tile_edge(
+        oracle=site.oracle,
+        sut=site.sut.tensor,
+        expert=site.sut.expert,
+        row_in_expert=site.sut.row_in_expert,
+        launch=site.sut.launch,
+        tile_m=site.sut.tile_m,
+    )
+
+
+def _of_layer(record: Comparison, fingerprint: Fingerprint | None, coverage: Sequence[Coverage]) -> dict[str, Any]:
+    """One layer's share of the finding: its slice, its numbers, its launch."""
+    launch = next((c for c in coverage if (c.layer, c.stage) == (record.layer, record.stage)), None)
+    worst = record.worst[0] if record.worst else None
+    sentence = fingerprint.sentence if fingerprint else record.reason
+    return {
+        "layer": record.layer,
+        "over_floor": record.over_floor,
+        "worst_slice": worst.where if worst else None,
+        "sentence": sentence,
+        "slice": fingerprint.slice if fingerprint else Slice(),
+        "numbers": fingerprint.numbers if fingerprint else {},
+        "launch": launch.line() if launch else None,
+    }
+
+
+def _union(slices: Sequence[Slice]) -> Slice:
+    """Everything that any of the slices names."""
+
+    def joined(name: str) -> tuple[int, ...] | None:
+        values = sorted({value for one in slices for value in getattr(one, name) or ()})
+        return tuple(values) or None
+
+    return replace(Slice(), heads=joined("heads"), experts=joined("experts"), rows=joined("rows"))
+
+
+def _sentence(stage: str, layers: Sequence[int], causes: Sequence[str], others: dict[str, list[int]]) -> str:
+    where = f"{stage} of layer{'s' if len(layers) != 1 else ''} {', '.join(map(str, layers))}" if layers else stage
+    what = f": {causes[0]}" if causes else ", of a shape that no detector knows"
+    also = f" Error of their own also at {', '.join(others)}." if others else ""
+    return f"The first stage that adds error is {where}{what}.{also}"
