@@ -198,7 +198,8 @@ class Run:
 class SliceResult:
     """One slice of a compared tensor.
 
-    kind: `tensor`, `row`, `head`, `expert` or `columns`; index: its number on that axis, or the row's number.
+    kind: `tensor`, `row`, `head`, `expert`, `columns`, or `flipped_row` for a row whose token was routed otherwise by
+        a near-tie, here or upstream; index: its number on that axis, or the row's number.
     where: the same in words (`position 412`, `expert 3, its row 128`).
     metrics: by formula name (`rel_l2`, `cosine`, `norm_ratio`, `slope`, `max_abs`, `nonfinite`).
     over_floor: the worst metric's standardized score over the floor's gate; above 1 exceeds it, None without a floor.
@@ -219,6 +220,9 @@ class Comparison:
 
     name: `L02.moe.gate` or `final_norm`; phase: `prefill` or `decode`.
     whole: metrics of the whole tensor; worst: the worst slice of each kind, worst first.
+    rows: rows compared; excluded_rows: rows that had to be left out (no counterpart on the other side).
+    unjudged: slices that were measured and lie outside what the floor was calibrated for.
+    mode: `chained` (each side on its own inputs) or `isolated` (the oracle on the SUT's inputs).
     reason: why, for every verdict that is not MATCH or WITHIN_FLOOR.
     """
 
@@ -233,6 +237,8 @@ class Comparison:
     rows: int = 0
     excluded_rows: int = 0
     reason: str = ""
+    unjudged: int = 0
+    mode: str = "chained"
 
     def __post_init__(self) -> None:
         judged = self.verdict in (Verdict.WITHIN_FLOOR, Verdict.EXCEEDS_FLOOR)

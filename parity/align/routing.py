@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ class Routing:
     """Two sides' choice of experts for the same T tokens in one layer.
 
     slot: [T, S], the SUT's slot that holds the expert of the oracle's slot s, -1 where the SUT did not choose it.
+    source: the same with the SUT's left-over slots in the places of -1, so that it is a permutation of the slots.
     overlap: [T], experts in common. flipped: [T], the sets differ.
     margin: [T], how far the router's scores must move to make the SUT's choice right: the oracle's largest logit among
         the experts the SUT left out, less its smallest among those the SUT took instead. 0 where nothing flipped, NaN
@@ -25,6 +27,7 @@ class Routing:
     oracle_ids: NDArray[np.int64]
     sut_ids: NDArray[np.int64]
     slot: NDArray[np.int64]
+    source: NDArray[np.int64]
     overlap: NDArray[np.int64]
     flipped: NDArray[np.bool_]
     margin: NDArray[np.float64]
@@ -33,16 +36,21 @@ class Routing:
     def top_k(self) -> int:
         return self.slot.shape[1]
 
+    @staticmethod
+    def join(parts: Sequence[tuple[Routing, NDArray[np.bool_]]]) -> Routing:
+        """The tokens under each mask, one request after the other."""
+        return Routing(*(np.concatenate([getattr(r, f.name)[mask] for r, mask in parts]) for f in fields(Routing)))
+
     def reorder(self, sut: torch.Tensor) -> torch.Tensor:
-        """The SUT's [T, S, ...] with slots in the oracle's order; rows without a counterpart hold slot 0's values."""
-        tokens = torch.arange(len(self.slot), device=sut.device)[:, None]
-        if bool((self.slot == np.arange(self.top_k)).all()):
+        """The SUT's [T, S, ...] with slots in the oracle's order; where `matched` is False, what was left over."""
+        if bool((self.source == np.arange(self.top_k)).all()):
             return sut
-        return sut[tokens, torch.from_numpy(self.slot.clip(0)).to(sut.device)]
+        tokens = torch.arange(len(self.slot), device=sut.device)[:, None]
+        return sut[tokens, torch.from_numpy(self.source).to(sut.device)]
 
     def reorder_rows(self, values: NDArray) -> NDArray:
         """The same for a numpy array [T, S]."""
-        return np.take_along_axis(values, self.slot.clip(0), axis=1)
+        return np.take_along_axis(values, self.source, axis=1)
 
     @property
     def matched(self) -> NDArray[np.bool_]:
@@ -64,20 +72,31 @@ def route(*, oracle_ids: NDArray, sut_ids: NDArray, router_logits: NDArray | Non
             found=f"oracle {a.shape}, sut {b.shape}",
             next_step="Both sides must choose the same number of experts (top_k) for the same tokens.",
         )
-    same = a[:, :, None] == b[:, None, :]
-    # A column that matched an earlier slot is used up: an id that a faulty router emits twice matches once.
-    slot = np.where(same.any(2), same.argmax(2), -1)
-    taken = np.zeros(b.shape, bool)
-    rows, slots = np.nonzero(slot >= 0)
-    taken[rows, slot[rows, slots]] = True
+    slot, taken = np.full(a.shape, -1), np.zeros(b.shape, bool)
+    for s in range(a.shape[1]):
+        # An id that was matched is used up: one that a faulty router emits twice matches once.
+        same = (a[:, s : s + 1] == b) & ~taken
+        hit = same.any(1)
+        slot[hit, s] = same[hit].argmax(1)
+        taken[hit, slot[hit, s]] = True
+    source = slot.copy()
+    source[slot < 0] = np.nonzero(~taken)[1]  # row by row as many slots are left over as have no counterpart
     overlap = (slot >= 0).sum(1)
     flipped = (overlap < a.shape[1]) | ~taken.all(1)
     margin = np.zeros(len(a))
     if flipped.any():
-        margin[flipped] = np.nan if router_logits is None else _margin(
-            a[flipped], b[flipped], slot[flipped] < 0, ~taken[flipped], np.asarray(router_logits, np.float64)[flipped]
+        margin[flipped] = (
+            np.nan
+            if router_logits is None
+            else _margin(
+                a[flipped],
+                b[flipped],
+                slot[flipped] < 0,
+                ~taken[flipped],
+                np.asarray(router_logits, np.float64)[flipped],
+            )
         )
-    return Routing(a, b, slot, overlap, flipped, margin)
+    return Routing(a, b, slot, source, overlap, flipped, margin)
 
 
 def _margin(a: NDArray, b: NDArray, left_out: NDArray, instead: NDArray, logits: NDArray) -> NDArray[np.float64]:

@@ -123,7 +123,8 @@ def _check_grid(name: str, position: NDArray[np.int64], slot: NDArray[np.integer
         cells = np.flatnonzero(wrong)
         if len(cells):
             unit = "position" if slots == 1 else "(position, slot)"
-            names = [str(c + first) if slots == 1 else f"({c // slots + first}, {c % slots})" for c in cells[:5].tolist()]
+            pairs = [(c // slots + first, c % slots) for c in cells[:5].tolist()]
+            names = [str(at) if slots == 1 else f"({at}, {s})" for at, s in pairs]
             more = f" and {len(cells) - 5} more" if len(cells) > 5 else ""
             raise _damaged(name, f"each {unit} exactly once", f"{', '.join(names)}{more} {what}")
     return tokens, slots

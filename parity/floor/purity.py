@@ -1,25 +1,25 @@
-"""Could an engine's number have entered this process? Floors are calibrated only where the answer is no."""
+"""Is this process fit to calibrate a floor: has no engine under test had a chance to lend it a number?"""
 
 from __future__ import annotations
 
 import sys
 
-from parity.errors import RunnerError
+from parity.errors import UsageError
 
 ENGINES = ("triton", "parity_kernels")
 
 
-def assert_pure() -> None:
-    """Raise RunnerError when an engine's package is loaded in this process.
+def refuse_engine() -> None:
+    """Raise UsageError when an engine's modules are loaded in this process.
 
-    A floor says what a *correct* implementation of the recipe shows; were the engine under test able to contribute to
-    it, its fault would widen the very gate that should catch it. Replay does not need this, calibration does.
+    A floor comes from the recipe's emulation alone; an emulation that shares a process with the engine may share its
+    code (an imported dequantizer, a patched operator) without anybody noticing.
     """
-    loaded = sorted(name for name in ENGINES if name in sys.modules)
+    loaded = [name for name in ENGINES if name in sys.modules]
     if loaded:
-        raise RunnerError(
-            place="calibration process",
-            expected="no engine loaded: neither " + " nor ".join(ENGINES),
-            found=", ".join(loaded),
-            next_step="Calibrate in a process of its own, see parity.process_runner.",
+        raise UsageError(
+            place="calibration of a noise floor",
+            expected="a process without the engine under test",
+            found=f"loaded: {', '.join(loaded)}",
+            next_step="Calibrate in a process of its own and pass the floor as a file.",
         )

@@ -12,7 +12,7 @@ With y the oracle, x the SUT, d = x - y, sums over the elements of a slice where
 A slice without a finite pair of elements has NaN for all but `nonfinite` (and 0 elements is such a slice): it was not
 measured. NaN and infinity never enter a sum, on either side: equal infinities, opposite infinities and NaN on one, the
 other or both sides all show up in `nonfinite` and only there, so a judge must look at `nonfinite` first.
-A constant oracle is nothing special: no metric subtracts a mean. Signed deviations (`slope_error`, `log_norm_ratio`)
+A constant oracle is nothing special: no metric subtracts a mean. Deviations from 1 (`slope_error`, `norm_ratio_error`)
 are computed from dy and dd without cancellation.
 """
 
@@ -70,11 +70,11 @@ def slope_error(m: Moments) -> Array:
         return _cases(m, np.abs(m.dy) / m.yy, equal=0.0, zero_oracle=np.inf)
 
 
-def log_norm_ratio(m: Moments) -> Array:
-    """|ln norm_ratio|, as |ln(1 + (2 dy + dd) / yy)| / 2; infinite when exactly one side is zero throughout."""
+def norm_ratio_error(m: Moments) -> Array:
+    """|norm_ratio - 1|, from (2 dy + dd) / yy; 1 when the SUT is zero throughout."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = 0.5 * np.abs(np.log1p(np.maximum((2 * m.dy + m.dd) / m.yy, -1.0)))
-    return _cases(m, np.where(m.xx == 0, np.inf, value), equal=0.0, zero_oracle=np.inf)
+        value = np.abs(np.expm1(0.5 * np.log1p(np.maximum((2 * m.dy + m.dd) / m.yy, -1.0))))
+    return _cases(m, np.where(m.xx == 0, 1.0, value), equal=0.0, zero_oracle=np.inf)
 
 
 def all_metrics(m: Moments) -> dict[str, Array]:

@@ -9,8 +9,10 @@ relative accuracy where xy - yy would cancel, and a floor of an fp32 stage sits 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +30,11 @@ READABLE = (
     torch.float8_e4m3fnuz,
     torch.float8_e5m2fnuz,
 )
-"""Floating dtypes whose elements torch widens exactly. Packed formats (fp4, int4) are not elements: unpack them first."""
+"""Floating dtypes whose elements torch widens exactly. Packed formats (fp4, int4) hold two a byte: unpack them
+first."""
 
 _BLOCK_ELEMENTS = 1 << 17  # 1 MiB of fp64 a side: three such buffers stay in the second-level cache
+Fold = Callable[[NDArray[Any]], NDArray[Any]]
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -70,9 +74,11 @@ class Moments:
 
     def total(self, axis: int) -> Moments:
         """Cells added along one axis; an empty axis gives the moments of nothing (zeros)."""
-        return self._fold(lambda a: a.sum(axis=axis), lambda a: a.max(axis=axis, initial=0.0))
+        return self._fold(lambda a: np.asarray(a.sum(axis=axis)), lambda a: np.asarray(a.max(axis=axis, initial=0.0)))
 
-    def groups(self, labels: NDArray[np.integer], axis: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64], Moments]:
+    def groups(
+        self, labels: NDArray[np.integer], axis: int = 0
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Moments]:
         """Cells added by label along one axis.
 
         labels: [N] integers, N the length of that axis; negative ones are left out.
@@ -92,8 +98,10 @@ class Moments:
         )
         return names.astype(np.int64), sizes.astype(np.int64), folded
 
-    def _fold(self, add, largest=None) -> Moments:
-        return Moments(*((largest if f.name == "max_abs" and largest else add)(getattr(self, f.name)) for f in fields(self)))
+    def _fold(self, add: Fold, largest: Fold | None = None) -> Moments:
+        """`add` applied to every sum, `largest` (where given) to the maximum."""
+        folds = [largest if f.name == "max_abs" and largest is not None else add for f in fields(self)]
+        return Moments(*(fold(getattr(self, f.name)) for fold, f in zip(folds, fields(self), strict=True)))
 
     @staticmethod
     def join(parts: Sequence[Moments]) -> Moments:
@@ -128,19 +136,30 @@ def pair_moments(*, oracle: torch.Tensor, sut: torch.Tensor, edges: Sequence[int
     rows, width = oracle.shape
     edges = (0, width) if edges is None else tuple(edges)
     blocks = max(len(edges) - 1, 0) if width else 0
-    if blocks and (edges[0] != 0 or edges[-1] != width or any(a >= b for a, b in zip(edges, edges[1:], strict=False))):
+    if blocks and (edges[0] != 0 or edges[-1] != width or any(a >= b for a, b in pairwise(edges))):
         raise ShapeError(
             place="column edges",
             expected=f"rising from 0 to the width {width}",
             found=str(list(edges)),
             next_step="Take them from parity.metrics.column_edges.",
         )
-    ints = {"count", "finite", "nonfinite_oracle", "nonfinite_sut", "differ"}
-    into = Moments(*(np.zeros((rows, blocks), np.int64 if f.name in ints else np.float64) for f in fields(Moments)))
+    into = _zeros(rows, blocks)
     step = max(1, _BLOCK_ELEMENTS // max(width, 1))
     for first in range(0, rows if blocks else 0, step):
         _measure_block(oracle[first : first + step], sut[first : first + step], edges, into, first)
     return into
+
+
+def _zeros(rows: int, blocks: int) -> Moments:
+    def sums() -> NDArray[np.float64]:
+        return np.zeros((rows, blocks))
+
+    def counts() -> NDArray[np.int64]:
+        return np.zeros((rows, blocks), np.int64)
+
+    return Moments(
+        counts(), counts(), sums(), sums(), sums(), sums(), sums(), counts(), counts(), counts()
+    )  # fmt: skip
 
 
 def _measure_block(oracle: torch.Tensor, sut: torch.Tensor, edges: Sequence[int], into: Moments, first: int) -> None:
@@ -155,7 +174,7 @@ def _measure_block(oracle: torch.Tensor, sut: torch.Tensor, edges: Sequence[int]
         bad_y, bad_x = ~torch.isfinite(y), ~torch.isfinite(x)
         y, x = (t.masked_fill(bad_y | bad_x, 0.0) for t in (y, x))
     d = x - y
-    for block, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
+    for block, (left, right) in enumerate(pairwise(edges)):
         yb, xb, db = (t[:, left:right] for t in (y, x, d))
         into.count[here, block] = into.finite[here, block] = right - left
         into.xx[here, block] = torch.linalg.vecdot(xb, xb).numpy()

@@ -29,7 +29,9 @@ def run_of(requests: dict[str, tuple[int, ...]], *, root: str = "root", model: s
     )
 
 
-def capture_of(number, stage, tensor, position, *, request=None, slot=None, expert=None, phase="prefill", **more) -> Capture:
+def capture_of(
+    number, stage, tensor, position, *, request=None, slot=None, expert=None, phase="prefill", **more
+) -> Capture:
     as_ints = {k: None if v is None else np.asarray(v, np.int32) for k, v in {"slot": slot, "expert": expert}.items()}
     rows = Rows(
         np.zeros(len(position), np.int32) if request is None else np.asarray(request, np.int32),
@@ -54,7 +56,8 @@ def trace_of(pairs, requests: dict[str, tuple[int, ...]] | None = None) -> Memor
 
 
 def permuted(ids: torch.Tensor, values: torch.Tensor, n_experts: int):
-    """[T, S, W] values as an engine's expert rows: sorted by expert; returns (rows [R, W], token, slot, expert, offsets)."""
+    """[T, S, W] values as an engine's expert rows: sorted by expert; returns (rows [R, W], token, slot, expert,
+    offsets)."""
     flat = ids.flatten()
     order = torch.argsort(flat, stable=True)
     offsets = [0, *torch.bincount(flat, minlength=n_experts).cumsum(0).tolist()]

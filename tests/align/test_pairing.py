@@ -10,7 +10,9 @@ from parity.errors import TraceError
 
 
 def test_first_different_id_is_shown(build):
-    with pytest.raises(TraceError, match=r"'a': .* position 2: oracle \[1, 2, 3, 4\] and sut \[1, 2, 9, 4\] from position 0"):
+    with pytest.raises(
+        TraceError, match=r"'a': .* position 2: oracle \[1, 2, 3, 4\] and sut \[1, 2, 9, 4\] from position 0"
+    ):
         pair_requests(oracle=build.run({"a": (1, 2, 3, 4)}), sut=build.run({"a": (1, 2, 9, 4)}))
 
 
@@ -28,7 +30,9 @@ def test_unrelated_checkpoints_need_a_reason(build):
     oracle, sut = build.run({"a": (1,)}), build.run({"a": (1,)}, root="other")
     with pytest.raises(TraceError, match="lineage"):
         pair_requests(oracle=oracle, sut=sut)
-    assert pair_requests(oracle=oracle, sut=sut, same_model_because="re-exported by hand, hashes of tensors equal") == [(0, 0)]
+    assert pair_requests(oracle=oracle, sut=sut, same_model_because="re-exported by hand, hashes of tensors equal") == [
+        (0, 0)
+    ]
 
 
 def test_requests_pair_by_name_in_any_order(build):
@@ -36,7 +40,9 @@ def test_requests_pair_by_name_in_any_order(build):
     assert pair_requests(oracle=oracle, sut=sut) == [(0, 1), (1, 0)]
 
 
-@pytest.mark.parametrize(("of_oracle", "of_sut"), [({"a": (1,)}, {"b": (1,)}), ({"a": (1,), "b": (1,)}, {"a": (1,)}), ({}, {})])
+@pytest.mark.parametrize(
+    ("of_oracle", "of_sut"), [({"a": (1,)}, {"b": (1,)}), ({"a": (1,), "b": (1,)}, {"a": (1,)}), ({}, {})]
+)
 def test_other_names_and_no_requests_are_refused(build, of_oracle, of_sut):
     with pytest.raises(TraceError, match="same names"):
         pair_requests(oracle=build.run(of_oracle), sut=build.run(of_sut))

@@ -52,6 +52,7 @@ def test_matching_is_by_expert_for_many_tokens():
     got = route(oracle_ids=a, sut_ids=b, router_logits=rng.normal(size=(200, 12)))
     for t in range(200):
         assert got.overlap[t] == len(set(a[t]) & set(b[t]))
+        assert sorted(got.source[t]) == [0, 1, 2, 3]
         assert got.flipped[t] == (set(a[t]) != set(b[t]))
         for s in range(4):
             assert (b[t, got.slot[t, s]] == a[t, s]) if got.matched[t, s] else (a[t, s] not in b[t])

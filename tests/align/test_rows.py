@@ -37,7 +37,12 @@ def test_expert_rows_come_back_to_token_and_slot(build, dtype):
     values = torch.randn(9, 2, 3).to(dtype)
     rows, token, slot, expert, offsets = build.permuted(ids, values.float(), 5)
     capture = build.capture(
-        0, "moe.gate", rows.to(dtype), token + 100, slot=slot, expert=expert,
+        0,
+        "moe.gate",
+        rows.to(dtype),
+        token + 100,
+        slot=slot,
+        expert=expert,
         geometry={"tile_m": 64, "expert_offsets": offsets},
     )
     got = align(build.trace([(capture, rows.to(dtype))], {"a": (1,)}), "moe.gate", 0, 0)
@@ -54,7 +59,13 @@ def test_expert_rows_come_back_to_token_and_slot(build, dtype):
 
 def test_row_numbers_are_unknown_when_the_launch_was_filtered(build):
     capture = build.capture(
-        0, "moe.gate", torch.ones(2, 3), [7, 7], slot=[0, 1], expert=[0, 2], geometry={"expert_offsets": [0, 40, 80, 90]}
+        0,
+        "moe.gate",
+        torch.ones(2, 3),
+        [7, 7],
+        slot=[0, 1],
+        expert=[0, 2],
+        geometry={"expert_offsets": [0, 40, 80, 90]},
     )
     got = align(build.trace([(capture, torch.ones(2, 3))]), "moe.gate", 0, 0)
     assert got is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -24,9 +26,10 @@ def test_moments_equal_fp64_sums(dtype, rows, width):
     oracle, sut = noisy_pair(rows, width, dtype)
     edges = column_edges(("D",), (width,)).edges
     got = pair_moments(oracle=oracle, sut=sut, edges=edges)
-    for block, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
+    for block, (a, b) in enumerate(pairwise(edges)):
         y, x = oracle.double()[:, a:b].numpy(), sut.double()[:, a:b].numpy()
-        # Both are fp64 sums of at most 384 terms in another order: 384 * 2^-53 < 5e-14 relative to the sum of magnitudes.
+        # Both are fp64 sums of at most 384 terms in another order: 384 * 2^-53 < 5e-14 relative to the sum of
+        # magnitudes.
         for name, want, size in (
             ("xx", (x * x).sum(1), (x * x).sum(1)),
             ("yy", (y * y).sum(1), (y * y).sum(1)),

@@ -1,0 +1,207 @@
+"""Which rows of two traces meet at each site, in which order of experts, and which of them stand apart?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parity.align import Aligned, Routing, align, pair_requests, pair_rows, route
+from parity.compare.labels import RowLabels, label_rows
+from parity.compare.routes import LOGITS, STAGE, excused, margin_floor
+from parity.floor import Floor
+from parity.records import Comparison, Verdict, site_name
+from parity.stages import Family, family
+from parity.trace import Trace
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The routing of one request in one layer. position, phase: [T], of the paired tokens; excused: [T]."""
+
+    routing: Routing
+    position: NDArray[np.int64]
+    phase: NDArray[np.str_]
+    excused: NDArray[np.bool_]
+    request: str
+
+
+@dataclass(frozen=True)
+class SitePair:
+    """One site's paired rows. parts: (oracle, sut, labels) by request; axes: canonical. unpaired: rows of either side
+    whose position the other side does not have. reason: why there are no parts, where there are none."""
+
+    parts: list[tuple[torch.Tensor, torch.Tensor, RowLabels]]
+    axes: tuple[str, ...]
+    unpaired: int = 0
+
+
+@dataclass
+class TracePair:
+    """Two traces that may be compared. `floor` decides which router flips are excused; without one all are.
+
+    Raises TraceError, at once, for other token ids or an unrelated checkpoint.
+    """
+
+    oracle: Trace
+    sut: Trace
+    floor: Floor | None
+    mode: str
+    same_model_because: str | None = None
+    requests: list[tuple[int, int]] = field(init=False)
+    family: Family = field(init=False)
+    _routes: dict[int, list[Routes | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.requests = pair_requests(
+            oracle=self.oracle.run, sut=self.sut.run, same_model_because=self.same_model_because
+        )
+        self.family = family(self.sut.run.family)
+
+    def phases(self) -> tuple[str, ...]:
+        """Phases of the SUT's captures, prefill first."""
+        found = {capture.phase for capture in self.sut.captures}
+        return tuple(phase for phase in ("prefill", "decode") if phase in found) or ("prefill",)
+
+    def declared(self) -> list[tuple[int | None, str]]:
+        """Sites that either side declared or captured, in the order in which they are computed."""
+        sides = (self.oracle, self.sut)
+        sites = {site for side in sides for site in side.run.declared}
+        sites |= {(capture.layer, capture.stage) for side in sides for capture in side.captures}
+        order = {(at, stage.name): n for n, (at, stage) in enumerate(self.family.sites(self.sut.run.layers))}
+        last = len(order)
+        return sorted(sites, key=lambda s: (order.get(s, last), -1 if s[0] is None else s[0], s[1]))
+
+    def site(self, layer: int | None, stage: str) -> SitePair | Comparison:
+        """The paired rows of a site, or a comparison record saying why there are none."""
+        pairs = [self._aligned(layer, stage, n) for n in range(len(self.requests))]
+        for side, verdict in ((1, Verdict.MISSING_IN_SUT), (0, Verdict.MISSING_IN_ORACLE)):
+            if all(pair[side] is None for pair in pairs):
+                elsewhere = any(pair[1 - side] is not None for pair in pairs)
+                other = "the other side has it" if elsewhere else "nor by the other side"
+                who = "SUT" if side else "oracle"
+                return self._record(layer, stage, verdict, f"declared, but not captured by the {who} ({other})")
+        parts, unpaired, axes = [], 0, ()
+        for number, (a, b) in enumerate(pairs):
+            if a is None or b is None:
+                unpaired += sum(len(one.position) for one in (a, b) if one is not None)
+                continue
+            if a.axes != b.axes or (a.expert is not None and b.expert is not None and a.slots != b.slots):
+                shapes = [f"{' '.join(one.axes)} {list(one.tensor.shape)}" for one in (a, b)]
+                reason = f"expected one layout; found oracle {shapes[0]}, sut {shapes[1]}"
+                return self._record(layer, stage, Verdict.SHAPE_MISMATCH, reason)
+            axes = b.axes
+            part, alone = self._part(number, a, b)
+            unpaired += alone
+            if part is not None:
+                parts.append(part)
+        if not parts:
+            return self._record(layer, stage, Verdict.NOT_COMPARED, f"no position in common ({unpaired} rows unpaired)")
+        return SitePair(parts, axes, unpaired)
+
+    def routes(self, layer: int) -> list[Routes | None]:
+        """The routing of every request in a layer; None where a side has no ids there or its top-k differs."""
+        if layer not in self._routes:
+            self._routes[layer] = [self._route(layer, n) for n in range(len(self.requests))]
+        return self._routes[layer]
+
+    def _aligned(self, layer: int | None, stage: str, number: int) -> tuple[Aligned | None, Aligned | None]:
+        of_oracle, of_sut = self.requests[number]
+        return align(self.oracle, stage, layer, of_oracle), align(self.sut, stage, layer, of_sut)
+
+    def _route(self, layer: int, number: int) -> Routes | None:
+        a, b = self._aligned(layer, STAGE, number)
+        if a is None or b is None or a.tensor.shape[1:] != b.tensor.shape[1:] or a.tensor.is_floating_point():
+            return None
+        if b.tensor.is_floating_point() or a.tensor.ndim != 2:
+            return None
+        of_a, of_b, _ = pair_rows(oracle=a, sut=b)
+        logits = align(self.oracle, LOGITS, layer, self.requests[number][0])
+        scores = None
+        if logits is not None and np.isin(b.position[of_b], logits.position).all():
+            scores = logits.tensor.float().cpu().numpy()[b.position[of_b] - logits.position[0]]
+        routing = route(
+            oracle_ids=a.tensor.cpu().numpy()[of_a], sut_ids=b.tensor.cpu().numpy()[of_b], router_logits=scores
+        )
+        position, phase = b.position[of_b], b.phase[of_b]
+        limits = (
+            None
+            if self.floor is None
+            else margin_floor(self.floor, mode=self.mode, layer=layer, phase=phase, position=position)
+        )
+        return Routes(routing, position, phase, excused(routing, limits), b.request)
+
+    def _part(
+        self, number: int, a: Aligned, b: Aligned
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor, RowLabels] | None, int]:
+        of_a, of_b, alone = pair_rows(oracle=a, sut=b)
+        if not len(of_b):
+            return None, alone
+        position = b.position[of_b]
+        y, x = _rows(a.tensor, of_a), _rows(b.tensor, of_b)
+        expert = numbers = excluded = None
+        if a.expert is not None and b.expert is not None:
+            routing = route(oracle_ids=a.expert[of_a], sut_ids=b.expert[of_b])
+            x, expert, excluded = routing.reorder(x), routing.oracle_ids, ~routing.matched
+            numbers = None if b.row_in_expert is None else routing.reorder_rows(b.row_in_expert[of_b])
+        elif a.stage == "moe.topk_weights" and a.layer is not None:
+            routes = self.routes(a.layer)[number]
+            if (
+                routes is not None
+                and np.array_equal(routes.position, position)
+                and x.shape == routes.routing.slot.shape
+            ):
+                x = routes.routing.reorder(x)
+        labels = label_rows(
+            position=position,
+            phase=b.phase[of_b],
+            request=b.request,
+            slots=b.slots,
+            expert=expert,
+            number=numbers,
+            aside=self._aside(number, b.layer, b.stage, position),
+            excluded=excluded,
+        )
+        return (y, x, labels), alone
+
+    def _aside(self, number: int, layer: int | None, stage: str, position: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tokens that an excused flip sent elsewhere before this stage."""
+        flips = [r.position[r.excused] for r in self._upstream(number, layer, stage)]
+        return np.isin(position, np.concatenate(flips)) if flips else np.zeros(len(position), bool)
+
+    def _upstream(self, number: int, layer: int | None, stage: str) -> Iterator[Routes]:
+        if layer is None and stage in {s.name for s in self.family.prologue}:
+            return
+        layers = range(self.sut.run.layers if layer is None else layer)
+        own = layer is not None and stage in _mixed_after_routing(self.family)
+        for index in (*layers, layer) if own else layers:
+            routes = self.routes(index)[number] if index is not None else None
+            if routes is not None:
+                yield routes
+
+    def _record(self, layer: int | None, stage: str, verdict: Verdict, reason: str) -> Comparison:
+        return Comparison(site_name(layer, stage), layer, stage, "prefill", verdict, reason=reason, mode=self.mode)
+
+
+def _mixed_after_routing(graph: Family) -> set[str]:
+    """Stages of a layer where a flip changes the token's whole row: its weights, and what mixes its experts.
+
+    Expert rows are not among them: they are matched by expert, and what has no counterpart is left out.
+    """
+    after: set[str] = set()
+    for stage in graph.layer:
+        if STAGE in stage.inputs or after & set(stage.inputs):
+            after.add(stage.name)
+    return {name for name in after if "R" not in graph.stage(name).axes}
+
+
+def _rows(tensor: torch.Tensor, index: NDArray[np.intp]) -> torch.Tensor:
+    """Those rows; a view when they are all of them, in order."""
+    if len(index) == len(tensor):
+        return tensor
+    if np.array_equal(index, np.arange(index[0], index[0] + len(index))):
+        return tensor[int(index[0]) : int(index[0]) + len(index)]
+    return tensor[torch.from_numpy(index).to(tensor.device)]

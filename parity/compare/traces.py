@@ -1,0 +1,155 @@
+"""Where do two traces differ, and is it noise? Every declared site gets a record, in order of computation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from parity.align import Routing
+from parity.compare.judge import judge
+from parity.compare.labels import RowLabels, label_rows
+from parity.compare.measure import Measured, measure
+from parity.compare.pair import check_pair
+from parity.compare.routes import judge_routes
+from parity.compare.sites import SitePair, TracePair
+from parity.errors import UsageError
+from parity.floor import Floor, FloorSample
+from parity.records import Comparison, Summary, Verdict, site_name
+from parity.stages import matches, term
+from parity.trace import Trace
+
+
+def compare_traces(
+    *,
+    oracle: Trace,
+    sut: Trace,
+    floor: Floor | None = None,
+    mode: str = "chained",
+    layers: Sequence[int] = (),
+    stages: Sequence[str] = (),
+    same_model_because: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Summary:
+    """Compare two traces of the same prompts, site by site.
+
+    Order: token ids and lineage (TraceError) -> presence -> shape -> dtype -> nonfinite -> numbers. Presence: a site
+    that either side declared or captured must be there on both; `layers` and `stages` (shell-style patterns) restrict
+    what is compared, sites outside the layers included when `layers` is empty.
+    Rows meet by absolute position, expert rows by (token, expert). A token whose experts differ by a near-tie that the
+    floor excuses is judged apart from there on; a (token, expert) pair that one side has not computed is excluded, both
+    counted. The phase of a row is the SUT's.
+    floor: None measures and ranks without a verdict. progress: called with each site's name.
+    Returns a Summary with one comparison for every (site, phase).
+    Raises UsageError for a floor of another recipe or lineage than the SUT's.
+    """
+    if floor is not None:
+        _check_floor(floor, sut)
+    pair = TracePair(oracle, sut, floor, mode, same_model_because)
+    comparisons: list[Comparison] = []
+    wanted = _selected(pair, layers, stages)
+    for layer, stage in wanted:
+        if progress is not None:
+            progress(site_name(layer, stage))
+        comparisons += _compare_site(pair, layer, stage)
+    phases = pair.phases()
+    return Summary(tuple(site_name(*site) for site in wanted for _ in phases), tuple(comparisons))
+
+
+def sample_traces(*, oracle: Trace, clean: Trace, run: str, into: FloorSample | None = None) -> FloorSample:
+    """One clean run's sample of the chained floor: the recipe's emulation against the exact oracle.
+
+    run: the sample's name. into: a sample to add to (that holds the run's isolated part), else a new one.
+    Every router flip counts as a near-tie, since both sides are clean.
+    Raises UsageError for a site that one side does not have: a floor must not have holes that nobody chose.
+    """
+    sample = FloorSample(run) if into is None else into
+    pair = TracePair(oracle, clean, None, "chained")
+    for layer, stage in pair.declared():
+        if term(stage).values == "ids":
+            continue
+        site = pair.site(layer, stage)
+        if isinstance(site, Comparison):
+            raise UsageError(
+                place=f"clean run {run}, {site.name}",
+                expected="the stage on both sides",
+                found=f"{site.verdict.value}: {site.reason}",
+                next_step="Capture the emulation and the oracle under the same plan.",
+            )
+        for measured in measure(site.parts, stage=stage, layer=layer, axes=site.axes):
+            measured.sample(sample, mode="chained")
+    return sample
+
+
+def measure_site(
+    *, oracle: Trace, sut: Trace, layer: int | None, stage: str, floor: Floor | None = None, mode: str = "chained"
+) -> list[Measured]:
+    """The numbers of one site of two traces, phase by phase, for a closer look; empty when there is nothing to
+    measure."""
+    site = TracePair(oracle, sut, floor, mode).site(layer, stage)
+    return [] if isinstance(site, Comparison) else measure(site.parts, stage=stage, layer=layer, axes=site.axes)
+
+
+def _selected(pair: TracePair, layers: Sequence[int], stages: Sequence[str]) -> list[tuple[int | None, str]]:
+    return [
+        (layer, stage)
+        for layer, stage in pair.declared()
+        if (not layers or layer in layers) and matches(stage, tuple(stages))
+    ]
+
+
+def _compare_site(pair: TracePair, layer: int | None, stage: str) -> Iterator[Comparison]:
+    """One record for each phase of the SUT's run."""
+    site = pair.site(layer, stage)
+    phases = pair.phases()
+    if isinstance(site, Comparison):
+        yield from (replace(site, phase=phase) for phase in phases)
+        return
+    for a, b, _ in site.parts:
+        mismatch = check_pair(oracle=a, sut=b, axes=site.axes, stage=stage, layer=layer, mode=pair.mode)
+        if mismatch is not None:
+            yield from (replace(mismatch, phase=phase) for phase in phases)
+            return
+    found = {record.phase: record for record in _judged(pair, site, layer, stage)}
+    for phase in phases:
+        yield found.get(phase) or _absent(pair, layer, stage, phase)
+
+
+def _judged(pair: TracePair, site: SitePair, layer: int | None, stage: str) -> Iterator[Comparison]:
+    if term(stage).values == "ids" and layer is not None:
+        yield from _judged_ids(pair, layer)
+        return
+    for measured in measure(site.parts, stage=stage, layer=layer, axes=site.axes):
+        record = judge(measured, floor=pair.floor, mode=pair.mode)
+        yield replace(record, whole={**record.whole, "rows_unpaired": float(site.unpaired)})
+
+
+def _judged_ids(pair: TracePair, layer: int) -> Iterator[Comparison]:
+    routes = [r for r in pair.routes(layer) if r is not None]
+    for phase in pair.phases():
+        parts = [(r, r.phase == phase) for r in routes if (r.phase == phase).any()]
+        if parts:
+            labels = RowLabels.join(
+                [label_rows(position=r.position[m], phase=phase, request=r.request) for r, m in parts]
+            )
+            joined = Routing.join([(r.routing, mask) for r, mask in parts])
+            yield judge_routes(joined, labels, layer=layer, floor=pair.floor, mode=pair.mode)
+
+
+def _absent(pair: TracePair, layer: int | None, stage: str, phase: str) -> Comparison:
+    in_sut = bool(pair.sut.select(stage=stage, layer=layer, phase=phase))
+    verdict = Verdict.MISSING_IN_ORACLE if in_sut else Verdict.MISSING_IN_SUT
+    who = "oracle" if in_sut else "SUT"
+    reason = f"no row of the {phase} phase captured by the {who}"
+    return Comparison(site_name(layer, stage), layer, stage, phase, verdict, reason=reason, mode=pair.mode)
+
+
+def _check_floor(floor: Floor, sut: Trace) -> None:
+    ours = (floor.recipe.name, floor.lineage.root)
+    theirs = (sut.run.recipe.name, sut.run.lineage.root)
+    if ours != theirs:
+        raise UsageError(
+            place="noise floor",
+            expected=f"one of recipe {theirs[0]} and lineage {theirs[1]}, as the SUT's trace has them",
+            found=f"recipe {ours[0]}, lineage {ours[1]}",
+            next_step="Calibrate a floor for this recipe and checkpoint, or compare without one.",
+        )

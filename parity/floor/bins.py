@@ -1,0 +1,100 @@
+"""Which slices share a noise scale, and which of their metrics are judged?
+
+A bin pools the clean slices of one (mode, stage, layer, slice kind, metric, phase) and one range:
+rows by the range of their absolute position (powers of four: error grows with position by attention and rope),
+larger slices by the range of their number of rows (powers of two: errors of a slice shrink as it grows).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.metrics import Moments, SliceTable, max_abs, norm_ratio_error, rel_l2, slope_error
+
+FLIPPED = "flipped_row"
+"""Kind of the rows whose token was routed otherwise upstream: legitimate, and far noisier than the rest."""
+
+ROW_KINDS = ("row", FLIPPED)
+
+GATED = ("rel_l2", "slope", "norm_ratio")
+"""Metrics that are judged, by the metric they deviate in: rel_l2 itself, |slope - 1|, |norm_ratio - 1|."""
+
+_UNIT_ROUNDOFF = 2.0**-24
+EXACT_STAGES = frozenset({"embed.out"})
+"""Stages that copy: no arithmetic, so a correct implementation differs in no bit from another."""
+
+
+class Bin(NamedTuple):
+    """mode: `chained` or `isolated`. position, size: range numbers, -1 where the kind has no such range."""
+
+    mode: str
+    stage: str
+    layer: int | None
+    kind: str
+    metric: str
+    phase: str
+    position: int
+    size: int
+
+
+def position_range(position: NDArray[np.integer]) -> NDArray[np.int64]:
+    """0 for position 0, then 1 for 1..3, 2 for 4..15, 3 for 16..63, ..."""
+    return _log2(position) // 2 + 1
+
+
+def size_range(rows: NDArray[np.integer]) -> NDArray[np.int64]:
+    """0 for one row, 1 for 2..3, 2 for 4..7, ...; -1 for none."""
+    return _log2(rows)
+
+
+def _log2(values: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Floor of the base-2 logarithm, exact for integers below 2^53; -2 for 0, so that a halved one stays below 0."""
+    _, exponent = np.frexp(np.asarray(values, np.float64))
+    return np.where(np.asarray(values) > 0, exponent - 1, -2).astype(np.int64)
+
+
+def deviations(kind: str, stage: str, moments: Moments) -> dict[str, NDArray[np.float64]]:
+    """What is judged of slices of that kind: metric to non-negative deviation, 0 for equality.
+
+    Rows have rel_l2 only: their slope and norm follow the direction of one quantization error and add nothing.
+    `max_abs` of router logits is recorded without a gate of its own: the margin of a router flip is held against it.
+    """
+    values = {"rel_l2": rel_l2(moments)}
+    if kind not in ROW_KINDS:
+        values |= {"slope": slope_error(moments), "norm_ratio": norm_ratio_error(moments)}
+    elif stage == "moe.router_logits" and kind == "row":
+        values["max_abs"] = max_abs(moments)
+    return values
+
+
+def bin_ranges(table: SliceTable, kind: str, position: NDArray[np.integer]) -> tuple[NDArray, NDArray]:
+    """(position range, size range) of every slice of a table; position: [N], of the rows that row slices number."""
+    nothing = np.full(len(table), -1, np.int64)
+    if kind == "row":
+        return position_range(np.asarray(position)[table.index]), nothing
+    return (nothing, nothing) if kind == FLIPPED else (nothing, size_range(table.rows))
+
+
+def bin_layer(kind: str, layer: int | None) -> int | None:
+    """Rows routed otherwise are few: all layers share their bins."""
+    return None if kind == FLIPPED else layer
+
+
+def resolution(stage: str, metric: str) -> float:
+    """The smallest scale a bin may have: what reordering one fp32 sum changes.
+
+    Two correct implementations of an fp32 stage differ by the order of their sums although an emulation may share every
+    bit with its oracle. A sum of n terms reordered moves by about sqrt(n) unit roundoffs (Higham & Mary 2019,
+    doi 10.1137/18M1226312); n = 4096 gives 64 * 2^-24 = 3.8e-6 relative, far below any fault. Copies have none.
+    """
+    if metric == "max_abs" or stage in EXACT_STAGES:
+        return 0.0
+    return 64 * _UNIT_ROUNDOFF
+
+
+def as_bin(fields: list[Any]) -> Bin:
+    """A bin from its JSON list."""
+    return Bin(*fields)

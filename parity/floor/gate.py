@@ -1,0 +1,170 @@
+"""How large may a slice's deviation be in the next clean run? The gate of a floor, from a handful of clean runs.
+
+Every run is one sample: what must stay rare is a clean *run* with any slice over its gate, however many slices it has.
+
+1. A bin's value in a run is the run's worst deviation v there. y = v^(2/3): deviations are roots of sums of squares,
+   and that power makes such a root nearly normal whatever the number of terms (Wilson & Hilferty 1931,
+   doi 10.1073/pnas.17.12.684). A logarithm would not do: a signed deviation such as slope - 1 of one whole tensor comes
+   near zero in some run by luck, and one such run drags a geometric mean down and the spread of logarithms up.
+2. Each bin has its own centre m (mean of y over runs) and spread s: one that varies by factors from run to run (the
+   slope of one tensor) must not set the gate of one that hardly varies (the worst of a thousand rows).
+   The relative spread of a bin from six runs is itself noise. It is shrunk towards that of the same stage in all
+   layers, and that towards all stages (Smyth 2004, doi 10.2202/1544-6115.1027), and is at least LEAST_SPREAD.
+   A bin counts when two thirds of the runs have it: three values near zero by luck make any fourth look wild.
+   A run without slices of some size stands in with its worst of a size up to two octaves smaller, for m and s only.
+3. z of a clean run: the largest (y - m) / (s * sqrt(1 + 1/runs)) over all bins, with m and s from the *other* runs.
+4. The bound of the next clean run's z at `level` is exp(mean(ln z) + t(1 - level; f) * sd * sqrt(1 + 1/n)), the
+   one-sided prediction bound of a lognormal (Hahn & Meeker, Statistical Intervals, 1991, 4.8). sd is shrunk towards
+   PRIOR_SPREAD_OF_Z with the weight of PRIOR_RUNS runs; f = n - 1 + PRIOR_RUNS.
+   The gate of a bin is the deviation whose z equals that bound.
+
+Assumed: clean runs are exchangeable and a run's worst z is lognormal (it is a largest of many, so skewed to the right).
+Six runs cannot show a level of 1e-3 without an assumption; from 1 / level runs on a conformal quantile of z takes the
+place of step 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.floor.bins import Bin, resolution
+from parity.floor.student import upper_quantile
+
+LEAST_RUNS = 4
+NEAR_SIZES = 2
+LEAST_SPREAD = 0.05
+"""Least relative spread of y. Clean prompts can share their first tokens, whose errors then repeat bit for bit, while
+another summation order of the same recipe moves a single row's error by some percent."""
+
+PRIOR_SPREAD_OF_Z = 0.25
+PRIOR_RUNS = 8
+"""Standard deviation of ln z before any run is seen. The largest of 1000 to 4000 normal deviates has 0.10 (Gumbel,
+1.28 / (2 ln B)); scales that are themselves from six to twelve runs bring it to 0.16 to 0.33 on synthetic FP8 layers.
+Without a prior a bound from six runs lies anywhere between 2 and 5 times their mean z."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a bin's worst deviation is in clean runs: centre and spread of y = v^(2/3), and in how many runs it occurs.
+
+    counts: in enough runs to be judged by.
+    """
+
+    centre: float
+    spread: float
+    runs: int
+    counts: bool
+
+    @property
+    def typical(self) -> float:
+        """The central worst deviation of a clean run."""
+        return self.centre**1.5
+
+    def times(self, factor: float) -> Scale:
+        """The scale of a bin whose deviations are that many times larger."""
+        return replace(self, centre=self.centre * factor ** (2 / 3), spread=self.spread * factor ** (2 / 3))
+
+    def at(self, z: float) -> float:
+        """The deviation that stands z spreads above the centre; the centre's own uncertainty is in it."""
+        return max(self.centre + z * self.spread * (1 + 1 / self.runs) ** 0.5, 0.0) ** 1.5
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The gate of one mode. z: the bound; run_z: the clean runs' own z, sorted; level: share allowed over the bound."""
+
+    z: float
+    run_z: tuple[float, ...]
+    level: float
+
+
+def set_gate(worst: Array, keys: Sequence[Bin], level: float) -> tuple[list[Scale], Gate | None]:
+    """Scales and gate of one mode's bins.
+
+    worst: [n, B], a run's worst deviation in each bin, NaN where it has none. Returns the scale of each bin, and the
+    gate, or None from fewer than 4 runs or without any bin that varies.
+    """
+    least = np.array([resolution(key.stage, key.metric) for key in keys])
+    y = np.maximum(_with_smaller_sizes(worst, keys), least) ** (2 / 3)
+    counts = (~np.isnan(y)).sum(0) >= least_runs_of_a_bin(len(y))
+    stages = _groups([(k.stage, *_kind_of(k)) for k in keys])
+    kinds = _groups([_kind_of(k) for k in keys])
+    z = np.full(len(y), -np.inf)
+    for run in range(len(y)):
+        centre, spread, runs = _location(np.delete(y, run, axis=0), stages, kinds)
+        known = ~np.isnan(worst[run]) & counts & (centre > 0)
+        if known.any():
+            excess = (y[run] - centre)[known] / (spread * np.sqrt(1 + 1 / np.maximum(runs, 1)))[known]
+            z[run] = excess.max()
+    centre, spread, runs = _location(y, stages, kinds)
+    scales = [
+        Scale(float(m), float(s), int(r), bool(c)) for m, s, r, c in zip(centre, spread, runs, counts, strict=True)
+    ]
+    z = z[np.isfinite(z)]
+    if len(z) < LEAST_RUNS:
+        return scales, None
+    log_z, freedom = np.log(np.maximum(z, 1.0)), len(z) - 1 + PRIOR_RUNS
+    variance = (((log_z - log_z.mean()) ** 2).sum() + PRIOR_RUNS * PRIOR_SPREAD_OF_Z**2) / freedom
+    bound = np.exp(log_z.mean() + upper_quantile(level, freedom) * np.sqrt(variance * (1 + 1 / len(z))))
+    return scales, Gate(float(bound), tuple(sorted(z.tolist())), level)
+
+
+def least_runs_of_a_bin(runs: int) -> int:
+    """In how many of `runs` clean runs a bin must occur to be judged by."""
+    return max(3, -(-2 * runs // 3))
+
+
+def substitute_sizes(size: int) -> list[tuple[int, float]]:
+    """Which size ranges may stand in for one, best first, and the factor on their deviation.
+
+    Smaller slices average over fewer rows: their deviation is too large as it is. Of larger ones the deviation is
+    scaled by the square root of the largest ratio of rows, 2^(k+1) between ranges k octaves apart: that is how a mean
+    over independent rows grows, and rows whose errors agree make it grow less.
+    """
+    if size < 0:
+        return []
+    smaller = [(size - k, 1.0) for k in range(1, min(NEAR_SIZES, size) + 1)]
+    return smaller + [(size + k, 2.0 ** ((k + 1) / 2)) for k in range(1, NEAR_SIZES + 1)]
+
+
+def _with_smaller_sizes(worst: Array, keys: Sequence[Bin]) -> Array:
+    """Missing entries filled from the same run's smaller sizes."""
+    at = {key: column for column, key in enumerate(keys)}
+    filled = worst.copy()
+    for column, key in enumerate(keys):
+        for size, _ in (near for near in substitute_sizes(key.size) if near[0] < key.size):
+            other = at.get(key._replace(size=size))
+            if other is not None:
+                filled[:, column] = np.where(np.isnan(filled[:, column]), worst[:, other], filled[:, column])
+    return filled
+
+
+def _kind_of(key: Bin) -> tuple[str, str, str, int, int]:
+    return key.kind, key.metric, key.phase, key.position, key.size
+
+
+def _groups(names: list) -> NDArray[np.int64]:
+    return np.unique([str(name) for name in names], return_inverse=True)[1]
+
+
+def _location(y: Array, stages: NDArray[np.int64], kinds: NDArray[np.int64]) -> tuple[Array, Array, NDArray[np.int64]]:
+    """(centre, spread, runs) of each bin. stages, kinds: [B], the groups that its relative spread is shrunk towards."""
+    runs = (~np.isnan(y)).sum(0)
+    centre = np.nansum(y, 0) / np.maximum(runs, 1)
+    safe = np.where(centre > 0, centre, 1.0)
+    squares = np.nansum(((y - centre) / safe) ** 2, 0)
+    freedom = np.where(centre > 0, np.maximum(runs - 1, 0), 0)
+    weight = max(len(y) - 1, 1)
+    of_kind = np.bincount(kinds, squares) / np.maximum(np.bincount(kinds, freedom), 1)
+    sum_stage, free_stage = np.bincount(stages, squares), np.bincount(stages, freedom)
+    kind_of_stage = np.zeros(len(sum_stage), np.int64)
+    kind_of_stage[stages] = kinds
+    of_stage = (sum_stage + weight * of_kind[kind_of_stage]) / (free_stage + weight)
+    relative = np.sqrt((squares + 2 * weight * of_stage[stages]) / (freedom + 2 * weight))
+    return centre, centre * np.maximum(relative, LEAST_SPREAD), runs

@@ -1,0 +1,74 @@
+"""Is the next clean run under the gate, a planted defect over it, and the rest undisturbed by one wild bin?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from parity.floor import Bin, calibrate
+
+
+def test_clean_runs_stay_under_the_gate_from_six_runs_on(clean):
+    """60 fresh runs against each of two floors. At a level of 1e-3 none of 120 is expected (0.12 on average)."""
+    for runs in (6, 12):
+        floor = clean.floor(runs, seed=runs)
+        rng = np.random.default_rng(1000 + runs)
+        scores = [clean.worst(floor, clean.tables(rng)) for _ in range(60)]
+        assert max(scores) < 1
+        assert max(scores) > 0.3, "a gate that nothing comes near is no gate"
+
+
+def half_row(oracle, sut):
+    sut[37] *= 0.5
+
+
+def lost_row(oracle, sut):
+    sut[37] = 0
+
+
+def swapped_rows(oracle, sut):
+    sut[[3, 4]] = sut[[4, 3]]
+
+
+def block_scaled(oracle, sut):
+    sut[:, 128:] *= 1.03
+
+
+def all_scaled(oracle, sut):
+    sut *= 1.02
+
+
+def signs(oracle, sut):
+    sut[:, ::2] *= -1
+
+
+@pytest.mark.parametrize("plant", [half_row, lost_row, swapped_rows, block_scaled, all_scaled, signs])
+@pytest.mark.parametrize("runs", [6, 8])
+def test_planted_defect_is_over_the_gate(clean, plant, runs):
+    floor = clean.floor(runs)
+    assert clean.worst(floor, clean.tables(np.random.default_rng(77), plant=plant)) > 1.2
+
+
+def test_a_bin_that_varies_by_factors_does_not_blind_the_rows(clean):
+    """One signed bin (slope of the whole tensor) is near zero in one run; the row gate stays within 2.5 of typical."""
+
+    def calm(oracle, sut):
+        sut -= oracle * ((sut * oracle).sum() / (oracle * oracle).sum() - 1)  # slope of the whole tensor exactly 1
+
+    rng = np.random.default_rng(5)
+    samples = [clean.sample(f"run-{n}", clean.tables(rng, plant=calm if n == 2 else None)) for n in range(8)]
+    floor = calibrate(samples, recipe=clean.recipe, lineage=clean.lineage)
+    key = Bin("isolated", "attn.out", 0, "row", "rel_l2", "prefill", 3, -1)
+    scale, gate = floor.scale(key), floor.gate(key)
+    assert scale is not None
+    assert gate is not None
+    assert gate < 2.5 * scale.typical
+
+
+def test_a_run_does_not_excuse_itself(clean):
+    """A clean run that is ten times as wrong as the others widens the gate by its z, which the others alone define."""
+    rng = np.random.default_rng(6)
+    calm = [clean.sample(f"run-{n}", clean.tables(rng)) for n in range(7)]
+    wild = clean.sample("wild", clean.tables(rng, noise=0.3))
+    gate = calibrate([*calm, wild], recipe=clean.recipe, lineage=clean.lineage).gates["isolated"]
+    assert gate.run_z[-1] > 5 * gate.run_z[-2]
