@@ -53,6 +53,7 @@ class TritonRunner:
         self.folder = folder
         self.config = read_config(folder)
         self.recipe = RECIPES[self._recipe_name(recipe)]
+        self.lineage = lineage_of(folder)
         self.device = default_device()
         weights = load_weights(folder, self.config, recipe=self.recipe.name, device=self.device)
         self.engine = Qwen3Moe(self.config, weights, Arena(self.device))
@@ -67,7 +68,7 @@ class TritonRunner:
             layers=self.config.layers,
             hyper=self.config.hyper(),
             recipe=self.recipe,
-            lineage=lineage_of(self.folder),
+            lineage=self.lineage,
             environment=capture_environment(device=str(self.device), interpreted=interpreted()),
             stages=tuple(dict.fromkeys(stage.name for _, stage in QWEN3_MOE.sites(1))),
             can=frozenset({"forward", "generate", "graft", "chunk"}),
