@@ -91,24 +91,35 @@ class ProcessRunner:
 
 
 _runner: Any = None
+_refusal: Exception | None = None
 
 
 def _open(spec: str, options: dict[str, Any], threads: int, steps: Any) -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
-    global _runner
+    global _runner, _refusal
     torch.set_num_threads(threads)
     # The interpreter multiplies with numpy's BLAS, whose threads spin when two engines share the cores.
     threadpool_limits(threads)
-    _runner = open_runner(spec, **options)
+    try:
+        _runner = open_runner(spec, **options)
+    except Exception as error:
+        # Raised here it would read as a dead process; the first call raises it instead.
+        _refusal = error
     if hasattr(_runner, "on_step"):
         _runner.on_step = lambda *event: steps.put(event)
 
 
 def _method(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return getattr(_runner, name)(*args, **kwargs)
+    return getattr(_opened(), name)(*args, **kwargs)
 
 
 def _apply(function: Callable[..., Any], *args: Any) -> Any:
-    return function(_runner, *args)
+    return function(_opened(), *args)
+
+
+def _opened() -> Any:
+    if _refusal is not None:
+        raise _refusal
+    return _runner

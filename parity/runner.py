@@ -130,7 +130,7 @@ class Replayer(Protocol):
 
 
 def open_runner(spec: str, **options: Any) -> Any:
-    """Open runner `NAME:MODEL`, NAME being an entry point of the group `parity.runners` or `module:function`.
+    """Open runner `NAME:MODEL`; NAME is an entry point of the group `parity.runners`, or `package.module.function`.
 
     The function gets the model as a string and the options, and returns a Runner.
     Raises UsageError for a spec of another form, RunnerError for an unknown name, listing the known ones.
@@ -143,7 +143,9 @@ def open_runner(spec: str, **options: Any) -> Any:
             found=repr(spec),
             next_step="Known names: " + ", ".join(sorted(registered("parity.runners"))) + ".",
         )
-    return load(name, group="parity.runners")(model, **options)
+    module, dot, function = name.rpartition(".")
+    opener = getattr(_import(module, name), function) if dot else load(name, group="parity.runners")
+    return opener(model, **options)
 
 
 def registered(group: str) -> dict[str, str]:
@@ -167,13 +169,17 @@ def load(name: str, *, group: str) -> Callable[..., Any] | Any:
             next_step="Install the package that provides it, or correct the name.",
         )
     module, _, attribute = known[name].partition(":")
+    target = _import(module, f"{name} of {group}")
+    return getattr(target, attribute) if attribute else target
+
+
+def _import(module: str, what: str) -> Any:
     try:
-        target = import_module(module)
+        return import_module(module)
     except ModuleNotFoundError as error:
         raise RunnerError(
-            place=f"entry point {name} of {group}",
+            place=what,
             expected=f"module {module} to import",
             found=str(error),
             next_step="Install the extra that brings it (hf, triton), or put its folder on PYTHONPATH.",
         ) from error
-    return getattr(target, attribute) if attribute else target

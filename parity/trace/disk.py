@@ -47,6 +47,10 @@ class DiskTrace:
         shard, name, _ = self._payload(capture)
         return self._shard(shard).tensor(name)
 
+    def __reduce__(self) -> tuple[type[DiskTrace], tuple[Path]]:
+        # What crosses a process border is where the trace lies; the other side maps it for itself.
+        return DiskTrace, (self.folder,)
+
     def check_payload(self, capture: Capture) -> None:
         """Raise TraceError when the payload's bytes do not give the CRC-32 that the manifest says."""
         shard, name, crc = self._payload(capture)

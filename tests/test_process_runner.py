@@ -1,0 +1,91 @@
+"""An engine in a child process: same results, errors and traces come back whole, a death is named."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from parity.errors import RunnerError, UsageError
+from parity.process_runner import ProcessRunner
+from parity.records import Environment, Lineage, Recipe, Rows, Run
+from parity.runner import CapturePlan, Generation, Request
+from parity.trace import MemoryTrace, TraceWriter, open_trace
+
+RECIPE = Recipe("fp32", "fp32", "fp32", "fp32", "fp32", "fp32", "fp32")
+HERE = Environment("3", "2", None, None, "", "", 1, "cpu", False)
+
+
+class Toy:
+    """A runner that knows three things: to answer, to refuse and to die."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.on_step: Any = None
+
+    def generate(self, request: Request, *, max_new_tokens: int, schedule: Any) -> Generation:
+        for step in range(max_new_tokens):
+            self.on_step("generate", step + 1, max_new_tokens)
+        return Generation(request.ids[-max_new_tokens:], self.model)
+
+    def forward(self, requests: tuple[Request, ...], *, schedule: Any, capture: CapturePlan, graft: Any) -> Any:
+        run = Run("qwen3_moe", self.model, 1, ("a",), (requests[0].ids,), RECIPE, Lineage("x"), HERE)
+        if capture.out is None:
+            return MemoryTrace(run, (), {})
+        with_rows = Rows(torch.zeros(2, dtype=torch.int32).numpy(), torch.arange(2).numpy())
+        writer = TraceWriter(capture.out, run)
+        from parity.records import Capture
+
+        writer.add(Capture(0, "final_norm", None, "prefill", 0, 0, ("T", "D"), "float32", (2, 3), with_rows), torch.ones(2, 3))
+        writer.close()
+        return open_trace(capture.out)
+
+    def describe(self) -> Any:
+        raise UsageError(place="toy", expected="a question", found="describe", next_step="Ask another.")
+
+
+def open_toy(model: str) -> Toy:
+    return Toy(model)
+
+
+def die(runner: Toy) -> None:
+    os._exit(3)
+
+
+@pytest.fixture
+def spec(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The toy under a name that the child can find as well."""
+    here = Path(__file__)
+    monkeypatch.syspath_prepend(str(here.parent))
+    monkeypatch.setitem(sys.modules, here.stem, sys.modules[__name__])
+    for thing in (Toy, open_toy, die):
+        monkeypatch.setattr(thing, "__module__", here.stem)
+    return f"{here.stem}.open_toy:model-x"
+
+
+def test_answers_steps_errors_and_traces_come_back(spec: str, tmp_path: Path):
+    steps: list[tuple[str, int, int]] = []
+    with ProcessRunner(spec, on_step=lambda *step: steps.append(step)) as runner:
+        assert runner.generate(Request("a", (1, 2, 3)), max_new_tokens=2) == Generation((2, 3), "model-x")
+        with pytest.raises(UsageError, match="Ask another") as error:
+            runner.describe()
+        assert error.value.found == "describe"
+        assert runner.forward([Request("a", (1, 2))], capture=CapturePlan()).run.requests == ((1, 2),)
+        trace = runner.forward([Request("a", (1, 2))], capture=CapturePlan(out=tmp_path / "trace"))
+        assert trace.tensor(trace.captures[0]).tolist() == [[1.0] * 3] * 2
+        assert trace.complete
+    assert steps == [("generate", 1, 2), ("generate", 2, 2)]
+
+
+def test_a_dead_engine_is_named(spec: str):
+    with ProcessRunner(spec) as runner, pytest.raises(RunnerError, match="it died"):
+        runner.call(die)
+
+
+def test_an_engine_that_does_not_open_is_named():
+    with ProcessRunner("nowhere:model") as runner, pytest.raises(RunnerError, match="nowhere"):
+        runner.describe()
