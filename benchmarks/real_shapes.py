@@ -21,8 +21,6 @@ from typing import Any
 import parity_kernels.backend  # noqa: F401  isort: skip
 
 import torch
-from parity_kernels.forward.runner import open_runner as open_engine
-from parity_oracles.recipes.runner import open_runner as open_recipe
 from safetensors.torch import save_file
 
 from parity.ladder import Replay
@@ -30,6 +28,8 @@ from parity.metrics import pair_moments, rel_l2
 from parity.records import as_json, site_name
 from parity.runner import CapturePlan, Request
 from parity.stages import term
+from parity_kernels.forward.runner import open_runner as open_engine
+from parity_oracles.recipes.runner import open_runner as open_recipe
 
 SIZES = {
     "vocab_size": 1024, "hidden_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 32,

@@ -84,7 +84,12 @@ def run_demo(console: Console) -> DemoResult:
         )
     model = str(FIXTURES / "models" / "moe-tiny-fp8")
     request, clean = demo_prompt(), clean_prompts()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
     with (
         tempfile.TemporaryDirectory(prefix="parity-demo-") as folder,
         Progress(*columns, console=console, transient=True) as progress,
@@ -96,7 +101,9 @@ def run_demo(console: Console) -> DemoResult:
         )
         healthy = pool.submit(_observe, engine, request, Path(folder) / "healthy", _bar(progress, "engine without it"))
         floor = pool.submit(_calibrate, model, clean, _bar(progress, "noise floor"))
-        text_oracle = pool.submit(_continue, str(FIXTURES / "models" / "moe-tiny"), request, _bar(progress, "oracle text"))
+        text_oracle = pool.submit(
+            _continue, str(FIXTURES / "models" / "moe-tiny"), request, _bar(progress, "oracle text")
+        )
         oracle = open_runner(f"hf:{model}", dtype="float32")
         found = [
             investigate(

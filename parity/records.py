@@ -338,4 +338,3 @@ def as_json(record: Any) -> Any:
     if isinstance(record, float) and (record != record or record in (float("inf"), float("-inf"))):
         return repr(record)
     return record
-

@@ -12,7 +12,7 @@ import torch
 
 from parity.errors import RunnerError, UsageError
 from parity.process_runner import ProcessRunner
-from parity.records import Environment, Lineage, Recipe, Rows, Run
+from parity.records import Capture, Environment, Lineage, Recipe, Rows, Run
 from parity.runner import CapturePlan, Generation, Request
 from parity.trace import MemoryTrace, TraceWriter, open_trace
 
@@ -38,9 +38,9 @@ class Toy:
             return MemoryTrace(run, (), {})
         with_rows = Rows(torch.zeros(2, dtype=torch.int32).numpy(), torch.arange(2).numpy())
         writer = TraceWriter(capture.out, run)
-        from parity.records import Capture
-
-        writer.add(Capture(0, "final_norm", None, "prefill", 0, 0, ("T", "D"), "float32", (2, 3), with_rows), torch.ones(2, 3))
+        writer.add(
+            Capture(0, "final_norm", None, "prefill", 0, 0, ("T", "D"), "float32", (2, 3), with_rows), torch.ones(2, 3)
+        )
         writer.close()
         return open_trace(capture.out)
 

@@ -19,12 +19,10 @@ UNTESTED = (
 """What one capture of a prompt cannot rule out."""
 
 
-def locate(
-    replay: Replay, *, chained: Summary, isolated: Summary, coverage: Sequence[Coverage]
-) -> Finding:
+def locate(replay: Replay, *, chained: Summary, isolated: Summary, coverage: Sequence[Coverage]) -> Finding:
     """The finding that follows from one capture.
 
-    The stage found is the first, in order of computation, that adds error of its own on the SUT's own inputs; its layers
+    The stage found is the first, in order of computation, that adds error of its own on the SUT's inputs; its layers
     are all in which it does. `clean` needs every comparison cleared and every launch to reach its work; what is neither
     a fault nor clean (something could not be judged) is `unresolved`.
     """

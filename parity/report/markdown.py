@@ -84,7 +84,11 @@ def _texts(found: Investigation, control: Investigation) -> list[dict[str, Any]]
     rows = [("oracle (HF, bf16)", truth), ("engine under test", found.observation.generation)]
     rows.append(("engine without the fault", control.observation.generation))
     return [
-        {"who": who, "text": made.text or str(list(made.ids)), "agree": f"{agreement(made.ids, truth.ids)} of {len(truth.ids)}"}
+        {
+            "who": who,
+            "text": made.text or str(list(made.ids)),
+            "agree": f"{agreement(made.ids, truth.ids)} of {len(truth.ids)}",
+        }
         for who, made in rows
     ]
 
@@ -113,7 +117,9 @@ def _hidden(found: Investigation) -> str:
     total, added = len(found.isolated.comparisons), len(added_at(found))
     inherited = sum(record.verdict.faulty for record in found.chained.comparisons)
     shown = f" The first {SITES_SHOWN} are shown." if added > SITES_SHOWN else ""
-    return f"{added} of {total} sites add error of their own; {inherited} of {total} show error over their floor.{shown}"
+    return (
+        f"{added} of {total} sites add error of their own; {inherited} of {total} show error over their floor.{shown}"
+    )
 
 
 def _times(record: Comparison) -> str:
@@ -131,20 +137,22 @@ def _control(control: Investigation) -> str:
     )
 
 
-def _setup(found: Investigation) -> list[tuple[str, Any]]:
+def _setup(found: Investigation) -> list[tuple[str, str]]:
     run, floor = found.observation.trace.run, found.floor
-    environment = run.environment
-    return [
-        ("engine", f"{found.observation.info.name}, recipe {run.recipe.name}: weights {run.recipe.weights}, "
-         f"activations {run.recipe.activations}, accumulation {run.recipe.accumulate}"),
-        ("oracle", f"{found.oracle.name}, recipe {found.oracle.recipe.name}: weights {found.oracle.recipe.weights}"),
-        ("checkpoint", f"{run.model}, lineage {run.lineage.root[:16]}, {', '.join(run.lineage.conversions) or 'as trained'}"),
-        ("floor", f"computed in this run from {len(floor.runs)} clean runs of the recipe's emulation: "
-         + "; ".join(f"{mode} gate at {gate.z:.1f} standard deviations" for mode, gate in floor.gates.items())),
-        ("environment", f"Python {environment.python}, torch {environment.torch}, triton {environment.triton}, "
-         f"{environment.device}{' (interpreted)' if environment.interpreted else ''}, {environment.cpu_capability}, "
-         f"{environment.threads} threads"),
-    ]  # fmt: skip
+    recipe, environment = run.recipe, run.environment
+    interpreted = " (interpreted)" if environment.interpreted else ""
+    gates = "; ".join(f"{mode} gate at {gate.z:.1f} standard deviations" for mode, gate in floor.gates.items())
+    words = {
+        "engine": f"{found.observation.info.name}, recipe {recipe.name}: weights {recipe.weights}, "
+        f"activations {recipe.activations}, accumulation {recipe.accumulate}",
+        "oracle": f"{found.oracle.name}, recipe {found.oracle.recipe.name}: weights {found.oracle.recipe.weights}",
+        "checkpoint": f"{run.model}, lineage {run.lineage.root[:23]}, "
+        + (", ".join(run.lineage.conversions) or "as trained"),
+        "floor": f"computed in this run from {len(floor.runs)} clean runs of the recipe's emulation: {gates}",
+        "environment": f"Python {environment.python}, torch {environment.torch}, triton {environment.triton}, "
+        f"{environment.device}{interpreted}, {environment.cpu_capability}, {environment.threads} threads",
+    }
+    return list(words.items())
 
 
 def launches_over(coverage: Sequence[Coverage]) -> list[Coverage]:

@@ -1,13 +1,13 @@
-"""The forward pass: probes change no bit, feeding changes no bit, and the incident's launch loses the rows it must lose."""
+"""The forward pass: probes and feeding change no bit, and the incident's launch loses the rows it must lose."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from parity_kernels.forward.runner import open_runner
 
 from parity.errors import ProbeError, UsageError
 from parity.faults import Fault
@@ -16,6 +16,7 @@ from parity.records import Rows, Site
 from parity.runner import CapturePlan, Graft, Request, Schedule
 from parity.stages import QWEN3_MOE
 from parity.trace import Trace
+from parity_kernels.forward.runner import open_runner
 
 Prompt = Callable[..., Request]
 FOLDERS = ("fp8_model", "bf16_model")
@@ -82,14 +83,14 @@ def test_generation_is_the_argmax_of_teacher_forced_logits(bf16_model: Path, pro
 
 
 def test_the_incident_loses_exactly_the_rows_past_its_cap(fp8_model: Path, prompt: Prompt):
-    # 160 tokens, top 2 of 5 experts: average 64 rows, so the incident's grid covers ceil(128 / 64) = 2 tiles = 128 rows.
+    # 160 tokens, top 2 of 5 experts: 64 rows on average, so the incident's grid covers ceil(128 / 64) tiles = 128 rows.
     requests = [prompt(160)]
     plan = CapturePlan(layers=(0,), stages=("moe.gate",))
     sound = open_runner(str(fp8_model)).forward(requests, capture=plan)
     broken = open_runner(str(fp8_model), fault="moe_tile_truncation").forward(requests, capture=plan)
     here, there = sound.captures[0], broken.captures[0]
     offsets = here.geometry["expert_offsets"]
-    loads = [b - a for a, b in zip(offsets, offsets[1:], strict=False)]
+    loads = [b - a for a, b in pairwise(offsets)]
     assert max(loads) > 128, "the fixture's router must overload an expert"
     number = torch.cat([torch.arange(load) for load in loads])
     lost = number >= 128

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from parity_kernels.forward.arena import Arena
-from parity_kernels.forward.config import read_config
-from parity_kernels.forward.weights import load_weights
 from safetensors.torch import load_file, save_file
 
 from parity.errors import CheckpointError, ConfigError
+from parity_kernels.forward.arena import Arena
+from parity_kernels.forward.config import read_config
+from parity_kernels.forward.weights import load_weights
 
 Writer = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -87,7 +87,7 @@ def test_a_wrong_tensor_is_named(write_model: Writer, change: Callable, said: st
 )
 def test_every_scale_is_consumed(write_model: Writer, change: Callable):
     folder = edit(write_model(fp8=True), change)
-    with pytest.raises(CheckpointError, match="scale_inv|like the other experts"):
+    with pytest.raises(CheckpointError, match=r"scale_inv|like the other experts"):
         load(folder, "fp8_block")
 
 

@@ -43,9 +43,7 @@ def _fp8_inputs(rows: int, cols: int, depth: int, draw: torch.Generator, device:
 def _fp8_bound(q, s, weight, scale) -> tuple[torch.Tensor, torch.Tensor]:
     reference = linear_fp8_reference(q, s, weight, scale)
     magnitude = linear_fp8_reference(q.double().abs(), s, weight.double().abs(), scale)
-    bound = linear_bound(
-        reference, magnitude, q.shape[1], accumulator_bits=_bits("fp8"), out_dtype=torch.bfloat16
-    )
+    bound = linear_bound(reference, magnitude, q.shape[1], accumulator_bits=_bits("fp8"), out_dtype=torch.bfloat16)
     return reference, bound
 
 

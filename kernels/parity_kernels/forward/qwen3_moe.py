@@ -208,9 +208,7 @@ class Qwen3Moe:
             return x
         return self.ops["quantize_rows"](x, **self._quantized_buffers("x", *x.shape))
 
-    def _linear(
-        self, x: torch.Tensor | tuple[torch.Tensor, torch.Tensor], weight: Matrix, buffer: str
-    ) -> torch.Tensor:
+    def _linear(self, x: torch.Tensor | tuple[torch.Tensor, torch.Tensor], weight: Matrix, buffer: str) -> torch.Tensor:
         rows = len(x) if isinstance(x, torch.Tensor) else len(x[0])
         out = self._take(buffer, (rows, weight.data.shape[0]))
         if isinstance(x, torch.Tensor):

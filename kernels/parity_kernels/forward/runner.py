@@ -11,7 +11,7 @@ import torch
 
 from parity.errors import RunnerError, UsageError
 from parity.faults import Fault, shipped_fault
-from parity.probes import OFF, active, open_recorder
+from parity.probes import OFF, Recorder, active, open_recorder
 from parity.records import Recipe, Run
 from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule
 from parity.stages import QWEN3_MOE
@@ -84,9 +84,10 @@ class TritonRunner:
     ) -> Trace:
         """Run the requests teacher-forced and return what the probes saw; logits are computed for every row."""
         run = self._run(requests, schedule)
-        with open_recorder(run, capture, graft) as recorder:
+        recorder = open_recorder(run, capture, graft)
+        with recorder:
             self.logits(requests, schedule=schedule, probes=recorder)
-        return MemoryTrace(run, (), {}) if capture is None else recorder.trace()
+        return recorder.trace() if isinstance(recorder, Recorder) and capture else MemoryTrace(run, (), {})
 
     def logits(
         self, requests: Sequence[Request], *, schedule: Schedule = Schedule(), probes: Any = OFF

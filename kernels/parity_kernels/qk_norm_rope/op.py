@@ -81,9 +81,7 @@ def qk_norm_rope(
         op, q=q, k=k, q_weight=q_weight, k_weight=k_weight, positions=positions, inv_freq=inv_freq,
         q_norm_out=q_norm_out, k_norm_out=k_norm_out, out_q=out_q, out_k=out_k,
     )  # fmt: skip
-    launch = launch or qk_norm_rope_launch(
-        n_tokens=n_tokens, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim
-    )
+    launch = launch or qk_norm_rope_launch(n_tokens=n_tokens, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim)
     if n_tokens and all(launch.grid):
         strides = [
             stride
