@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from parity.errors import UsageError
 from parity.floor import Floor
-from parity.ladder import Investigation, Observation, calibrate_floor, investigate, observe
+from parity.ladder import Investigation, Observation, Opening, calibrate_apart, investigate, observe
 from parity.process_runner import ProcessRunner
 from parity.records import as_json
 from parity.report.figures import draw_figures
@@ -158,15 +158,11 @@ def _observe(spec: str, request: Request, out: Path, on_step: OnStep, **options:
 
 
 def _calibrate(model: str, requests: Sequence[Request], on_step: OnStep) -> Floor:
-    # In a process without any engine: no number of an engine may enter a floor.
-    with ProcessRunner(f"recipe:{model}", recipe="fp32", on_step=on_step) as exact:
-        return exact.call(_calibrate_here, model, tuple(requests))
-
-
-def _calibrate_here(exact: Any, model: str, requests: tuple[Request, ...]) -> Floor:
-    emulations = [open_runner(f"recipe:{model}", order=order) for order in range(ORDERS)]
-    on_step, exact.on_step = exact.on_step, None
-    return calibrate_floor(emulations=emulations, oracle=exact, requests=requests, on_step=on_step)
+    spec = f"recipe:{model}"
+    emulations = [Opening(spec, {"order": order}) for order in range(ORDERS)]
+    return calibrate_apart(
+        emulations=emulations, oracle=Opening(spec, {"recipe": "fp32"}), requests=requests, on_step=on_step
+    )
 
 
 def _continue(model: str, request: Request, on_step: OnStep) -> Generation:

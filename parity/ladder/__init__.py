@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from parity.ladder.calibrate import calibrate_floor
+from parity.ladder.calibrate import Opening, calibrate_apart, calibrate_floor
 from parity.ladder.investigate import Investigation, investigate
 from parity.ladder.observe import Observation, observe
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import sweep
 
-__all__ = ["Investigation", "Observation", "Replay", "calibrate_floor", "investigate", "observe", "sweep"]
+__all__ = [
+    "Investigation",
+    "Observation",
+    "Opening",
+    "Replay",
+    "calibrate_apart",
+    "calibrate_floor",
+    "investigate",
+    "observe",
+    "sweep",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from parity.compare import sample_aligned, sample_traces
@@ -10,7 +11,8 @@ from parity.floor import Floor, FloorSample, calibrate
 from parity.floor.purity import refuse_engine
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import oracle_trace
-from parity.runner import CapturePlan, Request
+from parity.process_runner import ProcessRunner
+from parity.runner import CapturePlan, Request, open_runner
 
 
 def calibrate_floor(
@@ -35,6 +37,33 @@ def calibrate_floor(
             on_step("calibrate", number + 1, len(requests))
     info = emulations[0].describe()
     return calibrate(samples, recipe=info.recipe, lineage=info.lineage)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How to open a runner: `NAME:MODEL` and its options."""
+
+    spec: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def calibrate_apart(
+    *,
+    emulations: Sequence[Opening],
+    oracle: Opening,
+    requests: Sequence[Request],
+    on_step: Callable[[str, int, int], None] | None = None,
+) -> Floor:
+    """`calibrate_floor` in a process of its own, for a caller that has an engine loaded."""
+    with ProcessRunner(oracle.spec, on_step=on_step, **oracle.options) as child:
+        return child.call(_calibrate_here, tuple(emulations), tuple(requests))
+
+
+def _calibrate_here(oracle: Any, emulations: Sequence[Opening], requests: Sequence[Request]) -> Floor:
+    opened = [open_runner(opening.spec, **opening.options) for opening in emulations]
+    # Steps of single forward passes are not told: a step here is a clean run.
+    on_step, oracle.on_step = getattr(oracle, "on_step", None), None
+    return calibrate_floor(emulations=opened, oracle=oracle, requests=requests, on_step=on_step)
 
 
 def _clean_run(emulation: Any, oracle: Any, request: Request) -> FloorSample:

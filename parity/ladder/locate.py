@@ -10,7 +10,7 @@ from typing import Any
 from parity.fingerprint import Fingerprint, detect_tile_edge
 from parity.invariance import Coverage
 from parity.ladder.replay import Replay
-from parity.records import Comparison, Finding, Slice, Summary
+from parity.records import Comparison, Finding, Slice, Summary, Verdict
 
 UNTESTED = (
     "prompt and sampler: not compared on this rung",
@@ -26,7 +26,7 @@ def locate(replay: Replay, *, chained: Summary, isolated: Summary, coverage: Seq
     are all in which it does. `clean` needs every comparison cleared and every launch to reach its work; what is neither
     a fault nor clean (something could not be judged) is `unresolved`.
     """
-    added = [record for record in isolated.comparisons if record.verdict.faulty]
+    added = _added(isolated)
     if added:
         return _fault(replay, added, coverage)
     open_ends = [record for record in (*chained.comparisons, *isolated.comparisons) if not record.verdict.healthy]
@@ -47,6 +47,14 @@ def locate(replay: Replay, *, chained: Summary, isolated: Summary, coverage: Seq
         evidence={"open": [*reasons, *(launch.line() for launch in short)]},
         not_excluded=UNTESTED,
     )
+
+
+def _added(isolated: Summary) -> list[Comparison]:
+    """What adds error, in order of computation. Of nonfinite sites the first alone: a NaN spreads to all that read it,
+    and no replay on nonfinite inputs tells what was added to it."""
+    faulty = [record for record in isolated.comparisons if record.verdict.faulty]
+    spread = [record for record in faulty if record.verdict is Verdict.NONFINITE][1:]
+    return [record for record in faulty if record not in spread]
 
 
 def _fault(replay: Replay, added: Sequence[Comparison], coverage: Sequence[Coverage]) -> Finding:

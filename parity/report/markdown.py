@@ -32,6 +32,7 @@ def write_report(found: Investigation, control: Investigation, *, figures: dict[
         "texts": _texts(found, control),
         "cosine": whole["cosine"],
         "norm_ratio": whole["norm_ratio"],
+        "gate_passed": gate_passed(whole["cosine"]),
         "finding_rows": _finding_rows(found),
         "coverage": [line.line() for line in found.coverage if line.truncated],
         "map_figure": figures.get("map"),
@@ -55,6 +56,12 @@ def markdown_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
 def agreement(ids: Sequence[int], truth: Sequence[int]) -> int:
     """How many tokens are the oracle's before the first that is not."""
     return next((n for n, (a, b) in enumerate(zip(ids, truth, strict=False)) if a != b), min(len(ids), len(truth)))
+
+
+def gate_passed(cosine: float) -> str:
+    """Which of the fixed whole-tensor thresholds in use elsewhere would let this pass, in words."""
+    passed = next((gate for gate in (0.999, 0.99, 0.98, 0.95, 0.9) if cosine >= gate), None)
+    return f"a fixed gate of cosine >= {passed} passes it" if passed else "no usual threshold would pass it"
 
 
 def added_at(found: Investigation) -> list[Comparison]:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from parity.compare.table import floor_map
 from parity.ladder import Investigation
-from parity.report.markdown import agreement, launches_over
+from parity.report.markdown import agreement, gate_passed, launches_over
 
 
 def show_investigation(found: Investigation, control: Investigation, console: Console) -> None:
@@ -31,7 +31,9 @@ def show_investigation(found: Investigation, control: Investigation, console: Co
 
     whole = found.whole_tensor.whole
     console.print("\n[bold]2. The number most tools look at[/]")
-    console.print(f"   last layer's residual as one tensor: cosine {whole['cosine']:.4f}, looks healthy")
+    console.print(
+        f"   last layer's residual as one tensor: cosine {whole['cosine']:.4f}; {gate_passed(whole['cosine'])}"
+    )
 
     console.print("\n[bold]3. The worst slice over its floor, chained[/]  error inherited from upstream included")
     console.print(floor_map(found.chained.comparisons, title=""))

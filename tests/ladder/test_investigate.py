@@ -1,0 +1,171 @@
+"""From one capture to one finding: the healthy engine is cleared, a planted fault is found where it was planted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from parity.errors import UsageError
+from parity.floor import Floor
+from parity.ladder import Investigation, Replay, investigate, observe, sweep
+from parity.records import Verdict
+from parity.runner import CapturePlan, Generation, Request
+from parity.trace import MemoryTrace
+from parity_kernels.forward.runner import TritonRunner
+from parity_kernels.forward.runner import open_runner as open_engine
+
+Change = Callable[[TritonRunner], None]
+
+
+@pytest.fixture
+def look(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request) -> Callable[..., Investigation]:
+    """look(change, fault=None) investigates an engine after `change` was made to it."""
+
+    def run(change: Change = lambda engine: None, *, fault: str | None = None) -> Investigation:
+        engine = open_engine(str(fp8_model), fault=fault)
+        change(engine)
+        observation = observe(engine, request_160, max_new_tokens=2)
+        return investigate(observation, oracle, floor=floor, oracle_generation=Generation((1, 2)))
+
+    return run
+
+
+def wrap(name: str, edit: Callable[[Any, int], Any]) -> Change:
+    """Replace op `name` by itself followed by `edit(result, number of the call)`."""
+
+    def change(runner: TritonRunner) -> None:
+        op, calls = runner.engine.ops[name], iter(range(10**6))
+        runner.engine.ops[name] = lambda *args, **kwargs: edit(op(*args, **kwargs), next(calls))
+
+    return change
+
+
+def test_the_healthy_engine_is_cleared(look: Callable[..., Investigation]):
+    found = look()
+    assert found.finding.verdict == "clean", found.finding
+    assert found.within_floor
+    assert found.worst_over_floor is not None
+    assert 0 < found.worst_over_floor < 1
+
+
+def test_the_incident_is_found_with_its_slice(look: Callable[..., Investigation]):
+    found = look(fault="moe_tile_truncation")
+    finding = found.finding
+    assert (finding.verdict, finding.stage, finding.layers) == ("fault", "moe.gate", (0, 1))
+    assert finding.cause == "rows past a tile edge were never written"
+    # 160 tokens, top 2 of 5: the cap is 128 rows, and expert 1 is the one that the router overloads.
+    assert finding.slice.experts == (1,)
+    assert finding.slice.rows is not None
+    assert finding.slice.rows[0] == 128
+    assert set(finding.evidence["also_adds_error"]) == {"moe.up"}
+    short = [launch for launch in found.coverage if launch.truncated]
+    assert {(launch.layer, launch.covered) for launch in short} == {(0, 128), (1, 128)}
+    assert all(launch.lost == max(launch.loads) - 128 for launch in short)
+    assert not found.within_floor
+
+
+def scale_expert(result: torch.Tensor, call: int) -> torch.Tensor:
+    """Expert rows of the second layer's down projection, 10 % too large (calls: gate/up and down of each layer)."""
+    return result * 1.1 if call == 3 else result
+
+
+def negate_head(result: tuple[torch.Tensor, torch.Tensor], call: int) -> tuple[torch.Tensor, torch.Tensor]:
+    if call == 1:
+        result[0][:, 2] *= -1
+    return result
+
+
+def nan_row(result: torch.Tensor, call: int) -> torch.Tensor:
+    if call == 0:
+        result[17, 3] = float("nan")
+    return result
+
+
+@pytest.mark.parametrize(
+    ("op", "edit", "stage", "layers"),
+    [
+        ("grouped_gemm_fp8", scale_expert, "moe.down", (1,)),
+        ("qk_norm_rope", negate_head, "attn.q_rope", (1,)),
+        ("attention_prefill", nan_row, "attn.context", (0,)),
+    ],
+)
+def test_a_fault_is_found_where_it_arises(
+    look: Callable[..., Investigation], op: str, edit: Callable, stage: str, layers: tuple[int, ...]
+):
+    found = look(wrap(op, edit))
+    assert (found.finding.verdict, found.finding.stage, found.finding.layers) == ("fault", stage, layers)
+    assert found.finding.cause is None, "no detector knows these shapes yet; the finding must say so"
+    assert "no detector knows" in found.finding.sentence
+
+
+def test_a_wrong_choice_of_experts_is_no_near_tie(look: Callable[..., Investigation]):
+    def worst_expert(result: tuple[torch.Tensor, torch.Tensor], call: int) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, weights = result
+        if call == 0:
+            ids[50, 1] = next(e for e in (4, 3, 2) if e not in ids[50].tolist())
+        return ids, weights
+
+    found = look(wrap("router", worst_expert))
+    assert (found.finding.stage, found.finding.layers) == ("moe.topk_ids", (0,))
+
+
+def test_a_launch_that_falls_short_is_not_clean_even_when_nothing_shows(look: Callable[..., Investigation]):
+    def believe_less(runner: TritonRunner) -> None:
+        sound = runner.engine.launches["grouped_gemm"]
+        # The grid reaches everything, but claims only 64 rows an expert: no number is wrong, the arithmetic is.
+        runner.engine.launches["grouped_gemm"] = lambda **known: replace(sound(**known), covers={"rows_per_expert": 64})
+
+    found = look(believe_less)
+    assert found.finding.verdict == "unresolved"
+    assert any("truncated=true" in line for line in found.finding.evidence["open"])
+    assert not found.within_floor
+
+
+def test_without_its_inputs_a_stage_is_not_compared_and_nothing_is_clean(
+    fp8_model: Path, floor: Floor, oracle: Any, request_160: Request
+):
+    engine = open_engine(str(fp8_model))
+    trace = engine.forward([request_160], capture=CapturePlan(layers=(0, 1), stages=("moe.*",)))
+    summary = Replay(trace, oracle).compare(floor=floor)
+    by_name = {record.name: record for record in summary.comparisons}
+    assert by_name["L00.moe.gate"].verdict is Verdict.NOT_COMPARED
+    assert "L00.mlp.norm" in by_name["L00.moe.gate"].reason
+    assert by_name["L00.attn.q"].verdict is Verdict.MISSING_IN_SUT
+    assert by_name["L00.moe.act"].verdict is Verdict.WITHIN_FLOOR
+    assert not summary.healthy
+
+
+def test_every_site_is_compared_once_in_both_views(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request):
+    trace = open_engine(str(fp8_model)).forward([request_160], capture=CapturePlan())
+    chained, isolated = sweep(oracle, trace, floor=floor), Replay(trace, oracle).compare(floor=floor)
+    names = [record.name for record in isolated.comparisons]
+    assert [record.name for record in chained.comparisons] == names
+    assert len(set(names)) == len(names) == 1 + 2 * 21 + 2
+    assert {record.mode for record in chained.comparisons} == {"chained"}
+    assert {record.mode for record in isolated.comparisons} == {"isolated"}
+
+
+def test_runners_of_different_families_are_refused(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request):
+    observation = observe(open_engine(str(fp8_model)), request_160, max_new_tokens=1)
+    foreign = replace(observation, info=replace(observation.info, family="llama"))
+    with pytest.raises(UsageError, match="llama"):
+        investigate(foreign, oracle, floor=floor, oracle_generation=Generation((1,)))
+
+
+def test_a_floor_is_not_calibrated_beside_an_engine(fp8_model: Path, oracle: Any, request_160: Request):
+    from parity.ladder import calibrate_floor
+
+    with pytest.raises(UsageError, match="parity_kernels"):
+        calibrate_floor(emulations=[oracle], oracle=oracle, requests=[request_160] * 4)
+
+
+def test_an_empty_trace_is_not_clean(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request):
+    run = open_engine(str(fp8_model)).forward([request_160]).run
+    summary = Replay(MemoryTrace(run, (), {}), oracle).compare(floor=floor)
+    assert not summary.healthy
+    assert set(summary.verdicts) == {"MISSING_IN_SUT"}
