@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -37,7 +37,7 @@ class OneFloor:
     """What a report reads of a floor."""
 
     runs = ("a", "b")
-    gates: dict[str, Any] = {}
+    gates: ClassVar[dict[str, Any]] = {}
 
 
 def comparison(layer: int | None, stage: str, over: float, mode: str) -> Comparison:
