@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from parity.compare.table import floor_map
+from parity.compare.table import floor_map, layer_table
 from parity.ladder import Investigation
 from parity.report.markdown import agreement, gate_passed, launches_over
 
@@ -42,6 +42,7 @@ def show_investigation(found: Investigation, control: Investigation, console: Co
 
     lines = [found.finding.sentence, *(row["sentence"] for row in found.finding.evidence.get("by_layer", ()))]
     console.print(Panel("\n".join(lines), title="5. Finding", title_align="left"), highlight=False)
+    console.print(layer_table(found.isolated, only_unhealthy=True))
     for launch in launches_over(found.coverage):
         console.print(f"   {launch.line()}", highlight=False)
 
