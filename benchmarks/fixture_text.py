@@ -2,8 +2,8 @@
 
     PYTHONPATH=.:kernels:oracles python benchmarks/fixture_text.py --out FILE [--kind document]
 
-Runs the shipped engine, FP8, on the shipped prompts with and without `moe_tile_truncation` and compares 64 greedy tokens
-with the BF16 oracle's, which are stored with each prompt. Minutes on a GPU; a minute a prompt in the interpreter.
+Runs the shipped engine, FP8, on the shipped prompts with and without `moe_tile_truncation` and compares 64 greedy
+tokens with the BF16 oracle's, which are stored with each prompt. Minutes on a GPU; a minute a prompt interpreted.
 """
 
 from __future__ import annotations
