@@ -26,6 +26,9 @@ from parity.runner import Generation, Request, open_runner
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 FAULT = "moe_tile_truncation"
+PROMPT = "extra-multiprocessing-forkserver-768"
+"""Shipped because the incident breaks its text clearly while whole-tensor cosines stay high; see fixtures/README.md."""
+
 NEW_TOKENS = 64
 ORDERS = 3
 """Orders of the recipe's arithmetic that the clean runs take turns in."""
@@ -53,6 +56,7 @@ class DemoResult:
                 "sentence": finding.sentence,
             },
             "whole_tensor_cosine": self.faulty.whole_tensor.whole["cosine"],
+            "whole_tensor_cosine_by_layer": [r.whole["cosine"] for r in self.faulty.residuals],
             "worst_over_floor": self.faulty.worst_over_floor,
             "healthy_within_floor": self.healthy.within_floor,
             "text_faulty": self.faulty.observation.generation.text,
@@ -120,7 +124,7 @@ def run_demo(console: Console) -> DemoResult:
 
 def demo_prompt() -> Request:
     """The shipped prompt that the demo runs: the beginning of a document that the model knows by heart."""
-    return read_prompt(min((FIXTURES / "prompts").glob("extra-*.json")))
+    return read_prompt(FIXTURES / "prompts" / f"{PROMPT}.json")
 
 
 def clean_prompts() -> list[Request]:

@@ -22,8 +22,7 @@ class Investigation:
     """The evidence on one prompt and what follows from it.
 
     chained: error with the SUT's own inputs all the way; isolated: each stage alone, on the SUT's inputs.
-    coverage: what each launch reached of its work, no oracle involved. whole_tensor: metrics of `resid.out` of the
-    last layer taken as one tensor, the number most comparators look at.
+    coverage: what each launch reached of its work, no oracle involved.
     """
 
     observation: Observation
@@ -41,10 +40,15 @@ class Investigation:
         return self.chained.healthy and self.isolated.healthy and not any(c.truncated for c in self.coverage)
 
     @property
+    def residuals(self) -> tuple[Comparison, ...]:
+        """The residual stream leaving each layer, chained; its `whole` is what most comparators look at."""
+        return tuple(record for record in self.chained.comparisons if record.stage == "resid.out")
+
+    @property
     def whole_tensor(self) -> Comparison:
-        """The last layer's residual, compared as one tensor."""
-        last = self.observation.trace.run.layers - 1
-        return next(c for c in self.chained.comparisons if c.layer == last and c.stage == "resid.out")
+        """The residual leaving the first layer of the finding, as one tensor; without a finding, the last layer's."""
+        layers = self.finding.layers
+        return next((r for r in self.residuals if layers and r.layer == layers[0]), self.residuals[-1])
 
     @property
     def worst_over_floor(self) -> float | None:

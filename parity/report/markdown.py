@@ -31,6 +31,8 @@ def write_report(found: Investigation, control: Investigation, *, figures: dict[
         "new_tokens": len(observation.generation.ids),
         "texts": _texts(found, control),
         "cosine": whole["cosine"],
+        "cosine_layer": found.whole_tensor.layer,
+        "cosines": ", ".join(f"{record.whole['cosine']:.4f}" for record in found.residuals),
         "norm_ratio": whole["norm_ratio"],
         "gate_passed": gate_passed(whole["cosine"]),
         "finding_rows": _finding_rows(found),

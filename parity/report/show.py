@@ -29,11 +29,10 @@ def show_investigation(found: Investigation, control: Investigation, console: Co
         texts.add_row(who, f"{agreement(made.ids, truth.ids)} of {len(truth.ids)} tokens", shown)
     console.print(texts)
 
-    whole = found.whole_tensor.whole
-    console.print("\n[bold]2. The number most tools look at[/]")
-    console.print(
-        f"   last layer's residual as one tensor: cosine {whole['cosine']:.4f}; {gate_passed(whole['cosine'])}"
-    )
+    cosines = ", ".join(f"{record.whole['cosine']:.4f}" for record in found.residuals)
+    passed = gate_passed(found.whole_tensor.whole["cosine"])
+    console.print("\n[bold]2. The number most tools look at[/]  the residual leaving each layer, as one tensor")
+    console.print(f"   cosine {cosines}; at layer {found.whole_tensor.layer}, {passed}", highlight=False)
 
     console.print("\n[bold]3. The worst slice over its floor, chained[/]  error inherited from upstream included")
     console.print(floor_map(found.chained.comparisons, title=""))

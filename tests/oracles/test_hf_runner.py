@@ -103,7 +103,7 @@ def test_it_is_causal(hf: HfRunner, prompt: Request) -> None:
     changed = replace(prompt, ids=(*prompt.ids[:-1], (prompt.ids[-1] + 1) % 211))
     first, second = (hf.forward([request], capture=CapturePlan(stages=("logits",))) for request in (prompt, changed))
     a, b = first.tensor(first.captures[0]), second.tensor(second.captures[0])
-    # Another last id sends that row to other experts, whose other rows BLAS may then sum in another order: some units in
+    # Another last id sends that row to other experts, whose other rows BLAS may then sum in another order: units in
     # the last place of fp32. Seeing one id of the future moves logits of this size by tenths.
     assert (a[:-1] - b[:-1]).abs().max() < 1e-4
     assert (a[-1] - b[-1]).abs().max() > 0.1
