@@ -129,7 +129,7 @@ def demo_prompt() -> Request:
 
 def clean_prompts() -> list[Request]:
     """Prompts of documents held out of training, for the noise floor."""
-    return [read_prompt(path) for path in sorted((FIXTURES / "prompts").glob("heldout-*.json"))]
+    return [read_prompt(path) for path in sorted((FIXTURES / "heldout").glob("*.json"))]
 
 
 def read_prompt(path: Path) -> Request:

@@ -6,7 +6,9 @@ fault may kill what it is planted into; the lab survives all three by keeping ea
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +34,7 @@ class ProcessRunner:
         self.spec = spec
         context = multiprocessing.get_context("spawn")
         self._steps = context.Queue()
+        self._closing = threading.Event()
         self._listener = threading.Thread(target=self._listen, args=(on_step,), daemon=True)
         self._listener.start()
         self._pool = ProcessPoolExecutor(
@@ -60,9 +63,12 @@ class ProcessRunner:
 
     def close(self) -> None:
         """End the child and the thread that listens to it."""
+        # The listener drains the queue until the child is gone: a child does not end with steps still to hand over.
         self._pool.shutdown()
-        self._steps.put(None)
+        self._closing.set()
         self._listener.join()
+        self._steps.cancel_join_thread()
+        self._steps.close()
 
     def __enter__(self) -> ProcessRunner:
         return self
@@ -85,9 +91,15 @@ class ProcessRunner:
             ) from error
 
     def _listen(self, on_step: OnStep | None) -> None:
-        while (event := self._steps.get()) is not None:
+        while not self._closing.is_set():
+            try:
+                event = self._steps.get(timeout=0.1)
+            except queue.Empty:
+                continue
             if on_step is not None:
-                on_step(*event)
+                # A progress bar that fails must not stop the run it shows.
+                with contextlib.suppress(Exception):
+                    on_step(*event)
 
 
 _runner: Any = None

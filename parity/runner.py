@@ -144,7 +144,14 @@ def open_runner(spec: str, **options: Any) -> Any:
             next_step="Known names: " + ", ".join(sorted(registered("parity.runners"))) + ".",
         )
     module, dot, function = name.rpartition(".")
-    opener = getattr(_import(module, name), function) if dot else load(name, group="parity.runners")
+    opener = getattr(_import(module, name), function, None) if dot else load(name, group="parity.runners")
+    if opener is None:
+        raise RunnerError(
+            place=f"runner {name}",
+            expected=f"a function {function} in module {module}",
+            found="none",
+            next_step="Correct the name; the function takes the model and returns a Runner.",
+        )
     return opener(model, **options)
 
 

@@ -116,7 +116,7 @@ def _worst_slices(measured: Measured, overs: dict[str, tuple[list[str], np.ndarr
     def badness(result: SliceResult) -> tuple[float, float, float]:
         error = result.metrics["rel_l2"]
         over = -1.0 if result.over_floor is None else result.over_floor
-        return over, result.metrics["nonfinite"], -1.0 if np.isnan(error) else error
+        return result.metrics["nonfinite"], over, -1.0 if np.isnan(error) else error
 
     return tuple(sorted(found, key=badness, reverse=True))
 

@@ -12,7 +12,7 @@ from parity.compare.measure import Measured, measure
 from parity.compare.pair import check_pair
 from parity.compare.routes import judge_routes
 from parity.compare.sites import SitePair, TracePair
-from parity.errors import UsageError
+from parity.errors import TraceError, UsageError
 from parity.floor import Floor, FloorSample
 from parity.records import Comparison, Summary, Verdict, site_name
 from parity.stages import matches, term
@@ -99,8 +99,15 @@ def _selected(pair: TracePair, layers: Sequence[int], stages: Sequence[str]) -> 
 
 def _compare_site(pair: TracePair, layer: int | None, stage: str) -> Iterator[Comparison]:
     """One record for each phase of the SUT's run."""
-    site = pair.site(layer, stage)
     phases = pair.phases()
+    try:
+        site = pair.site(layer, stage)
+    except TraceError as error:
+        # Rows that contradict each other are a finding about this site, and no reason to lose all others.
+        name = site_name(layer, stage)
+        record = Comparison(name, layer, stage, "prefill", Verdict.NOT_COMPARED, reason=str(error), mode=pair.mode)
+        yield from (replace(record, phase=phase) for phase in phases)
+        return
     if isinstance(site, Comparison):
         yield from (replace(site, phase=phase) for phase in phases)
         return
@@ -120,6 +127,10 @@ def _judged(pair: TracePair, site: SitePair, layer: int | None, stage: str) -> I
         return
     for measured in measure(site.parts, stage=stage, layer=layer, axes=site.axes):
         record = judge(measured, floor=pair.floor, mode=pair.mode)
+        if site.unpaired and record.verdict.healthy:
+            # What one side alone has captured may hold anything: the rest of it is no clean bill.
+            reason = f"{site.unpaired} rows of one side have no counterpart on the other"
+            record = replace(record, verdict=Verdict.NO_POWER, reason=reason)
         yield replace(record, whole={**record.whole, "rows_unpaired": float(site.unpaired)})
 
 

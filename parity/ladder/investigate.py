@@ -69,9 +69,24 @@ def investigate(
 
     oracle: an exact runner that can forward, graft and replay, of the SUT's family and lineage.
     floor: of the SUT's recipe. oracle_generation: the oracle's continuation of the same prompt, the control.
-    Raises UsageError for runners of different families.
+    Raises UsageError for runners of different families or weights, and for a trace of several requests.
     """
     info = oracle.describe()
+    run = observation.trace.run
+    if len(run.requests) != 1:
+        raise UsageError(
+            place="investigation",
+            expected="a trace of one request: what a stage adds is judged request by request",
+            found=f"{len(run.requests)} requests",
+            next_step="Observe and investigate each request by itself.",
+        )
+    if info.lineage != run.lineage:
+        raise UsageError(
+            place="investigation",
+            expected=f"an oracle on the SUT's weights: {run.lineage.root}, {run.lineage.conversions or 'unconverted'}",
+            found=f"{info.lineage.root}, {info.lineage.conversions or 'unconverted'}",
+            next_step="Open the oracle on the SUT's model folder; it dequantizes by itself.",
+        )
     if info.family != observation.info.family:
         raise UsageError(
             place="investigation",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from parity.fingerprint import Fingerprint, detect_tile_edge
 from parity.invariance import Coverage
 from parity.ladder.replay import Replay
+from parity.metrics.slices import COLUMN_BLOCK
 from parity.records import Comparison, Finding, Slice, Summary, Verdict
 
 UNTESTED = (
@@ -35,9 +35,10 @@ def locate(replay: Replay, *, chained: Summary, isolated: Summary, coverage: Seq
         return Finding(
             verdict="clean",
             rung="isolated replay",
-            sentence="Every stage lies within its floor, alone and chained, and every launch reaches its work.",
+            sentence="Every stage of the prompt's prefill lies within its floor, alone and chained, and every launch "
+            "reaches its work.",
             over_floor=max(s.worst_over_floor or 0.0 for s in (chained, isolated)),
-            not_excluded=UNTESTED,
+            not_excluded=(*UNTESTED, *_unjudged(chained, isolated)),
         )
     reasons = [f"{record.name} ({record.mode}): {record.verdict.value}, {record.reason}" for record in open_ends]
     return Finding(
@@ -49,10 +50,21 @@ def locate(replay: Replay, *, chained: Summary, isolated: Summary, coverage: Seq
     )
 
 
+def _unjudged(*summaries: Summary) -> tuple[str, ...]:
+    """What no floor covered, in words; empty when every slice was judged."""
+    count = sum(record.unjudged for summary in summaries for record in summary.comparisons)
+    return (
+        (f"{count} slices of a size or position without a floor: their rows were judged, they were not",)
+        if count
+        else ()
+    )
+
+
 def _added(isolated: Summary) -> list[Comparison]:
     """What adds error, in order of computation. Of nonfinite sites the first alone: a NaN spreads to all that read it,
     and no replay on nonfinite inputs tells what was added to it."""
-    faulty = [record for record in isolated.comparisons if record.verdict.faulty]
+    shown = (Verdict.EXCEEDS_FLOOR, Verdict.NONFINITE)
+    faulty = [record for record in isolated.comparisons if record.verdict in shown]
     spread = [record for record in faulty if record.verdict is Verdict.NONFINITE][1:]
     return [record for record in faulty if record not in spread]
 
@@ -62,7 +74,7 @@ def _fault(replay: Replay, added: Sequence[Comparison], coverage: Sequence[Cover
     here = [record for record in added if record.stage == stage]
     layers = tuple(dict.fromkeys(record.layer for record in here if record.layer is not None))
     prints = {record.layer: _fingerprint(replay, record.layer, stage) for record in here}
-    by_layer = [_of_layer(record, prints[record.layer], coverage) for record in here]
+    by_layer = [_of_layer(replay, record, prints[record.layer], coverage) for record in here]
     found = [fingerprint for fingerprint in prints.values() if fingerprint is not None]
     causes = list(dict.fromkeys(fingerprint.cause for fingerprint in found))
     others: dict[str, list[int]] = defaultdict(list)
@@ -74,7 +86,7 @@ def _fault(replay: Replay, added: Sequence[Comparison], coverage: Sequence[Cover
         rung="isolated replay",
         layers=layers,
         stage=stage,
-        slice=_union([fingerprint.slice for fingerprint in found]),
+        slice=_union([row["slice"] for row in by_layer]),
         cause=causes[0] if causes else None,
         sentence=_sentence(stage, layers, causes, others),
         over_floor=max((record.over_floor for record in here if record.over_floor is not None), default=None),
@@ -103,7 +115,9 @@ def _fingerprint(replay: Replay, layer: int | None, stage: str) -> Fingerprint |
     )
 
 
-def _of_layer(record: Comparison, fingerprint: Fingerprint | None, coverage: Sequence[Coverage]) -> dict[str, Any]:
+def _of_layer(
+    replay: Replay, record: Comparison, fingerprint: Fingerprint | None, coverage: Sequence[Coverage]
+) -> dict[str, Any]:
     """One layer's share of the finding: its slice, its numbers, its launch."""
     launch = next((c for c in coverage if (c.layer, c.stage) == (record.layer, record.stage)), None)
     worst = record.worst[0] if record.worst else None
@@ -113,20 +127,47 @@ def _of_layer(record: Comparison, fingerprint: Fingerprint | None, coverage: Seq
         "over_floor": record.over_floor,
         "worst_slice": worst.where if worst else None,
         "sentence": sentence,
-        "slice": fingerprint.slice if fingerprint else Slice(),
+        "slice": fingerprint.slice if fingerprint else _worst_slice(replay, record),
         "numbers": fingerprint.numbers if fingerprint else {},
         "launch": launch.line() if launch else None,
     }
 
 
+def _worst_slice(replay: Replay, record: Comparison) -> Slice:
+    """The worst slice of a comparison as a record; the whole tensor is a slice without limits."""
+    if not record.worst:
+        return Slice()
+    kind, index = record.worst[0].kind, record.worst[0].index
+    if kind == "head":
+        return Slice(heads=(index,))
+    if kind == "expert":
+        return Slice(experts=(index,))
+    if kind == "columns":
+        return Slice(columns=(index * COLUMN_BLOCK, (index + 1) * COLUMN_BLOCK))
+    sut = replay.site(record.layer, record.stage).sut
+    if kind != "row" or sut is None:
+        return Slice()
+    token, slot = divmod(index, sut.slots or 1)
+    where = (int(sut.position[token]), int(sut.position[token]) + 1)
+    if sut.expert is None or sut.row_in_expert is None:
+        return Slice(positions=where)
+    number = int(sut.row_in_expert[token, slot])
+    rows = None if number < 0 else (number,)
+    return Slice(experts=(int(sut.expert[token, slot]),), rows=rows, positions=where)
+
+
 def _union(slices: Sequence[Slice]) -> Slice:
-    """Everything that any of the slices names."""
+    """Everything that any of the slices names: numbers together, ranges as the one that spans them."""
 
     def joined(name: str) -> tuple[int, ...] | None:
         values = sorted({value for one in slices for value in getattr(one, name) or ()})
         return tuple(values) or None
 
-    return replace(Slice(), heads=joined("heads"), experts=joined("experts"), rows=joined("rows"))
+    def spanned(name: str) -> tuple[int, int] | None:
+        values = joined(name)
+        return None if values is None else (values[0], values[-1])
+
+    return Slice(joined("heads"), joined("experts"), joined("rows"), spanned("columns"), spanned("positions"))
 
 
 def _sentence(stage: str, layers: Sequence[int], causes: Sequence[str], others: dict[str, list[int]]) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from parity.align import Aligned, align
 from parity.compare import compare_aligned
+from parity.errors import TraceError
 from parity.floor import Floor
 from parity.records import Comparison, Summary, Verdict, site_name
 from parity.runner import Replayer
@@ -24,14 +26,14 @@ Progress = Callable[[int, int], None]
 class ReplayedSite:
     """One stage of one request: the SUT's tensor, and the oracle's from the SUT's inputs.
 
-    missing: the inputs that the trace does not hold, in which case there is no oracle tensor.
+    obstacle: why there is no oracle tensor (an input that the trace does not hold, rows that contradict each other).
     """
 
     layer: int | None
     stage: str
     sut: Aligned | None
     oracle: torch.Tensor | None
-    missing: tuple[str, ...] = ()
+    obstacle: str = ""
 
 
 class Replay:
@@ -52,26 +54,39 @@ class Replay:
 
     def site(self, layer: int | None, stage: str) -> ReplayedSite:
         """Replay one stage on the SUT's inputs."""
-        sut = self._aligned(layer, stage)
+        try:
+            sut = self._aligned(layer, stage)
+            inputs = {} if sut is None else self._inputs(sut, layer, stage)
+        except TraceError as error:
+            return ReplayedSite(layer, stage, None, None, str(error))
         if sut is None:
-            return ReplayedSite(layer, stage, None, None, (site_name(layer, stage),))
-        if stage == "embed.out":
-            first, count = int(sut.position[0]), len(sut.position)
-            ids = torch.tensor(self.trace.run.requests[self.request][first : first + count])
-            inputs = {"ids": ids}
-        else:
-            places = {
-                name: self.family.resolve(layer, name, layers=self.trace.run.layers)
-                for name in self.family.stage(stage).inputs
-            }
-            found = {name: self._aligned(*place) for name, place in places.items()}
-            missing = tuple(site_name(*places[name]) for name, aligned in found.items() if aligned is None)
-            if missing:
-                return ReplayedSite(layer, stage, sut, None, missing)
-            inputs = {name: aligned.tensor for name, aligned in found.items() if aligned is not None}
+            return ReplayedSite(layer, stage, None, None, f"not in the SUT's trace: {site_name(layer, stage)}")
+        if isinstance(inputs, str):
+            return ReplayedSite(layer, stage, sut, None, inputs)
         positions = torch.from_numpy(sut.position)
         oracle = self.oracle.replay(stage, layer, inputs, positions=positions, recipe=self.recipe)
         return ReplayedSite(layer, stage, sut, oracle)
+
+    def _inputs(self, sut: Aligned, layer: int | None, stage: str) -> dict[str, torch.Tensor] | str:
+        """The SUT's own inputs of a stage, row for row of `sut`; else, in words, why they cannot be had."""
+        ids = self.trace.run.requests[self.request]
+        if stage == "embed.out":
+            return {"ids": torch.tensor(ids)[torch.from_numpy(sut.position)]}
+        node = self.family.stage(stage)
+        if node.state and not np.array_equal(sut.position, np.arange(sut.position[-1] + 1)):
+            return (
+                f"it reads the positions before its own, and the trace holds {sut.position[0]}..{sut.position[-1]} only"
+            )
+        places = {name: self.family.resolve(layer, name, layers=self.trace.run.layers) for name in node.inputs}
+        found = {name: self._aligned(*place) for name, place in places.items()}
+        missing = [site_name(*places[name]) for name, aligned in found.items() if aligned is None]
+        if missing:
+            return "not in the SUT's trace: " + ", ".join(missing)
+        held = {name: aligned for name, aligned in found.items() if aligned is not None}
+        other = [site_name(*places[n]) for n, a in held.items() if not np.array_equal(a.position, sut.position)]
+        if other:
+            return "captured at other positions than the stage itself: " + ", ".join(other)
+        return {name: aligned.tensor for name, aligned in held.items()}
 
     def sites(self) -> Iterator[ReplayedSite]:
         """Every site of the model in order of computation."""
@@ -92,9 +107,11 @@ class Replay:
         """The comparison of one replayed site; NOT_COMPARED where an input was not captured."""
         name = site_name(site.layer, site.stage)
         if site.sut is None or site.oracle is None:
-            verdict = Verdict.MISSING_IN_SUT if site.sut is None else Verdict.NOT_COMPARED
-            reason = "not in the SUT's trace: " + ", ".join(site.missing)
-            return (Comparison(name, site.layer, site.stage, "prefill", verdict, reason=reason, mode="isolated"),)
+            absent = not self.trace.select(stage=site.stage, layer=site.layer)
+            verdict = Verdict.MISSING_IN_SUT if absent else Verdict.NOT_COMPARED
+            return (
+                Comparison(name, site.layer, site.stage, "prefill", verdict, reason=site.obstacle, mode="isolated"),
+            )
         logits = None
         if site.stage == "moe.topk_ids":
             scores = self._aligned(site.layer, "moe.router_logits")

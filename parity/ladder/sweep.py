@@ -63,11 +63,12 @@ def _judge_choice(
     chosen, logits = align(sut, "moe.topk_ids", layer, request), align(truth, "moe.router_logits", layer, request)
     if chosen is None or logits is None:
         return ()
+    scores = logits.tensor[torch.from_numpy(chosen.position - logits.position[0])]
     own = oracle.replay(
-        "moe.topk_ids", layer, {"moe.router_logits": logits.tensor}, positions=torch.from_numpy(logits.position),
+        "moe.topk_ids", layer, {"moe.router_logits": scores}, positions=torch.from_numpy(chosen.position),
         recipe="fp32",
     )  # fmt: skip
-    return compare_aligned(oracle=own, sut=chosen, router_logits=logits.tensor, floor=floor, mode="chained")
+    return compare_aligned(oracle=own, sut=chosen, router_logits=scores, floor=floor, mode="chained")
 
 
 def _is_choice(record: Comparison) -> bool:

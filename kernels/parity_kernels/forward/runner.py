@@ -107,7 +107,7 @@ class TritonRunner:
 
     def generate(self, request: Request, *, max_new_tokens: int, schedule: Schedule = Schedule()) -> Generation:
         """Continue one request greedily; ties go to the lower id. Probes set by the environment see it."""
-        self._check([request], schedule)
+        self._check([request], schedule, max_new_tokens)
         cache = self._cache(1, len(request.ids) + max_new_tokens)
         run = self._run([request], schedule)
         with active().bind(run) as probes:
@@ -167,14 +167,32 @@ class TritonRunner:
             flags={"chunk": schedule.chunk, "decode": schedule.decode, "runner": info.name},
         )
 
-    def _check(self, requests: Sequence[Request], schedule: Schedule) -> None:
+    def _check(self, requests: Sequence[Request], schedule: Schedule, new_tokens: int = 0) -> None:
+        """Refuse what cannot run before anything is launched."""
+        names = [request.name for request in requests]
+        if schedule.decode < 0 or (schedule.chunk is not None and schedule.chunk < 1) or new_tokens < 0:
+            raise UsageError(
+                place="schedule",
+                expected="chunk None or at least 1, decode and new tokens at least 0",
+                found=f"chunk={schedule.chunk}, decode={schedule.decode}, new tokens {new_tokens}",
+                next_step="Leave chunk out to feed the prompt at once.",
+            )
+        if len(set(names)) != len(names):
+            raise UsageError(
+                place="requests",
+                expected="a name of its own for each",
+                found=", ".join(names),
+                next_step="Name them apart: traces are paired by name.",
+            )
         for request in requests:
-            wrong = [token for token in request.ids if not 0 <= token < self.config.vocab]
-            if wrong or len(request.ids) <= schedule.decode:
+            wrong = [id for id in request.ids if not isinstance(id, int) or not 0 <= id < self.config.vocab]
+            length, most = len(request.ids) + new_tokens, self.config.max_positions
+            if wrong or not schedule.decode < len(request.ids) or length > most:
                 raise UsageError(
                     place=f"request {request.name}",
-                    expected=f"more than {schedule.decode} token ids, each in 0..{self.config.vocab - 1}",
-                    found=f"{len(request.ids)} ids" + (f", among them {wrong[0]}" if wrong else ""),
+                    expected=f"more than {schedule.decode} and at most {most} token ids, integers from 0 to "
+                    f"{self.config.vocab - 1}",
+                    found=f"{length} ids" + (f", among them {wrong[0]}" if wrong else ""),
                     next_step="Check the tokenizer against the model, and the prompt's length against the schedule.",
                 )
             if request.cached:
