@@ -13,7 +13,7 @@ import torch
 from parity.errors import RunnerError, UsageError
 from parity.process_runner import ProcessRunner
 from parity.records import Capture, Environment, Lineage, Recipe, Rows, Run
-from parity.runner import CapturePlan, Generation, Request
+from parity.runner import CapturePlan, Generation, Request, open_runner
 from parity.trace import MemoryTrace, TraceWriter, open_trace
 
 RECIPE = Recipe("fp32", "fp32", "fp32", "fp32", "fp32", "fp32", "fp32")
@@ -89,3 +89,18 @@ def test_a_dead_engine_is_named(spec: str):
 def test_an_engine_that_does_not_open_is_named():
     with ProcessRunner("nowhere:model") as runner, pytest.raises(RunnerError, match="nowhere"):
         runner.describe()
+
+
+def test_a_progress_bar_that_fails_stops_nothing(spec: str):
+    def fail(*step: object) -> None:
+        raise ValueError("no bar")
+
+    with ProcessRunner(spec, on_step=fail) as runner:
+        # More steps than a pipe holds: a listener that died would leave the child waiting for ever.
+        made = runner.generate(Request("a", (1,)), max_new_tokens=20_000)
+    assert made.text == "model-x"
+
+
+def test_a_missing_function_is_named(spec: str):
+    with pytest.raises(RunnerError, match="no_such"):
+        open_runner(spec.replace("open_toy", "no_such"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parity.compare.divergence import first_divergence
-from parity.compare.judge import judge
+from parity.compare.judge import judge, over_floor_by_kind
 from parity.compare.labels import RowLabels, label_rows
 from parity.compare.measure import Measured, measure
 from parity.compare.pair import compare_aligned, compare_pair, measure_aligned, sample_aligned
@@ -24,6 +24,7 @@ __all__ = [
     "measure",
     "measure_aligned",
     "measure_site",
+    "over_floor_by_kind",
     "sample_aligned",
     "sample_traces",
 ]

@@ -27,7 +27,7 @@ def judge(measured: Measured, *, floor: Floor | None, mode: str) -> Comparison:
     labels = measured.labels
     excluded = int(labels.excluded.sum())
     rows = len(labels) - excluded
-    overs = {} if floor is None else _overs(measured, floor, mode)
+    overs = {} if floor is None else over_floor_by_kind(measured, floor, mode)
     worst = _worst_slices(measured, overs)
     over = max((s.over_floor for s in worst if s.over_floor is not None), default=None)
     known = sum(len(table) for _, table in measured.tables)
@@ -77,7 +77,7 @@ def judge(measured: Measured, *, floor: Floor | None, mode: str) -> Comparison:
     return record(Verdict.WITHIN_FLOOR, "", over)
 
 
-def _overs(measured: Measured, floor: Floor, mode: str) -> dict[str, tuple[list[str], np.ndarray]]:
+def over_floor_by_kind(measured: Measured, floor: Floor, mode: str) -> dict[str, tuple[list[str], np.ndarray]]:
     """By kind: the metric that is worst over its gate for each slice, and by how much; NaN without a floor."""
     result = {}
     for kind, table in measured.tables:

@@ -108,5 +108,5 @@ def investigate(
         chained=chained,
         isolated=isolated,
         coverage=coverage,
-        finding=locate(replay, chained=chained, isolated=isolated, coverage=coverage),
+        finding=locate(replay, floor=floor, chained=chained, isolated=isolated, coverage=coverage),
     )

@@ -6,11 +6,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from parity.align import Aligned
+from parity.compare import measure_aligned, over_floor_by_kind
 from parity.fingerprint import Fingerprint, detect_tile_edge
+from parity.floor import Floor
 from parity.invariance import Coverage
 from parity.ladder.replay import Replay
 from parity.metrics.slices import COLUMN_BLOCK
 from parity.records import Comparison, Finding, Slice, Summary, Verdict
+from parity.stages import term
 
 UNTESTED = (
     "prompt and sampler: not compared on this rung",
@@ -19,7 +25,9 @@ UNTESTED = (
 """What one capture of a prompt cannot rule out."""
 
 
-def locate(replay: Replay, *, chained: Summary, isolated: Summary, coverage: Sequence[Coverage]) -> Finding:
+def locate(
+    replay: Replay, *, floor: Floor, chained: Summary, isolated: Summary, coverage: Sequence[Coverage]
+) -> Finding:
     """The finding that follows from one capture.
 
     The stage found is the first, in order of computation, that adds error of its own on the SUT's inputs; its layers
@@ -28,7 +36,7 @@ def locate(replay: Replay, *, chained: Summary, isolated: Summary, coverage: Seq
     """
     added = _added(isolated)
     if added:
-        return _fault(replay, added, coverage)
+        return _fault(replay, floor, added, coverage)
     open_ends = [record for record in (*chained.comparisons, *isolated.comparisons) if not record.verdict.healthy]
     short = [launch for launch in coverage if launch.truncated]
     if not open_ends and not short:
@@ -69,12 +77,12 @@ def _added(isolated: Summary) -> list[Comparison]:
     return [record for record in faulty if record not in spread]
 
 
-def _fault(replay: Replay, added: Sequence[Comparison], coverage: Sequence[Coverage]) -> Finding:
+def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: Sequence[Coverage]) -> Finding:
     stage = added[0].stage
     here = [record for record in added if record.stage == stage]
     layers = tuple(dict.fromkeys(record.layer for record in here if record.layer is not None))
     prints = {record.layer: _fingerprint(replay, record.layer, stage) for record in here}
-    by_layer = [_of_layer(replay, record, prints[record.layer], coverage) for record in here]
+    by_layer = [_of_layer(replay, floor, record, prints[record.layer], coverage) for record in here]
     found = [fingerprint for fingerprint in prints.values() if fingerprint is not None]
     causes = list(dict.fromkeys(fingerprint.cause for fingerprint in found))
     others: dict[str, list[int]] = defaultdict(list)
@@ -116,7 +124,7 @@ def _fingerprint(replay: Replay, layer: int | None, stage: str) -> Fingerprint |
 
 
 def _of_layer(
-    replay: Replay, record: Comparison, fingerprint: Fingerprint | None, coverage: Sequence[Coverage]
+    replay: Replay, floor: Floor, record: Comparison, fingerprint: Fingerprint | None, coverage: Sequence[Coverage]
 ) -> dict[str, Any]:
     """One layer's share of the finding: its slice, its numbers, its launch."""
     launch = next((c for c in coverage if (c.layer, c.stage) == (record.layer, record.stage)), None)
@@ -127,33 +135,53 @@ def _of_layer(
         "over_floor": record.over_floor,
         "worst_slice": worst.where if worst else None,
         "sentence": sentence,
-        "slice": fingerprint.slice if fingerprint else _worst_slice(replay, record),
+        "slice": fingerprint.slice if fingerprint else _narrowest_slice(replay, record, floor),
         "numbers": fingerprint.numbers if fingerprint else {},
         "launch": launch.line() if launch else None,
     }
 
 
-def _worst_slice(replay: Replay, record: Comparison) -> Slice:
-    """The worst slice of a comparison as a record; the whole tensor is a slice without limits."""
-    if not record.worst:
+def _narrowest_slice(replay: Replay, record: Comparison, floor: Floor) -> Slice:
+    """The slices over their gate, of the kind that narrows the fault down most.
+
+    A fault in one head shows in every row, a lost row in its expert as well: of the kinds in question, the one of whose
+    slices the smallest share is over. In question are those whose worst slice is over its gate by at least half the
+    orders of magnitude of the worst of all; a few rows just over theirs do not explain an expert far over its own.
+    """
+    site = replay.site(record.layer, record.stage)
+    if site.sut is None or site.oracle is None or term(record.stage).values == "ids":
         return Slice()
-    kind, index = record.worst[0].kind, record.worst[0].index
+    best: tuple[float, str, list[int]] | None = None
+    for measured in measure_aligned(oracle=site.oracle, sut=site.sut):
+        if measured.phase != record.phase or not np.isfinite(record.over_floor or np.nan):
+            continue
+        sizes = {kind: table.index for kind, table in measured.tables}
+        for kind, (_, over) in over_floor_by_kind(measured, floor, "isolated").items():
+            exceeding = np.flatnonzero(np.nan_to_num(over, nan=0.0) > 1)
+            if len(exceeding) and over[exceeding].max() >= np.sqrt(record.over_floor or 0.0):
+                share = len(exceeding) / len(over)
+                if best is None or share < best[0]:
+                    best = share, kind, sizes[kind][exceeding].tolist()
+    return Slice() if best is None else _as_slice(best[1], best[2], site.sut)
+
+
+def _as_slice(kind: str, index: list[int], sut: Aligned) -> Slice:
+    """Slice numbers of a kind as a record; the whole tensor is a slice without limits."""
     if kind == "head":
-        return Slice(heads=(index,))
+        return Slice(heads=tuple(index))
     if kind == "expert":
-        return Slice(experts=(index,))
+        return Slice(experts=tuple(index))
     if kind == "columns":
-        return Slice(columns=(index * COLUMN_BLOCK, (index + 1) * COLUMN_BLOCK))
-    sut = replay.site(record.layer, record.stage).sut
-    if kind != "row" or sut is None:
+        return Slice(columns=(index[0] * COLUMN_BLOCK, (index[-1] + 1) * COLUMN_BLOCK))
+    if kind != "row":
         return Slice()
-    token, slot = divmod(index, sut.slots or 1)
-    where = (int(sut.position[token]), int(sut.position[token]) + 1)
+    token, slot = np.divmod(np.array(index), sut.slots or 1)
+    where = (int(sut.position[token].min()), int(sut.position[token].max()) + 1)
     if sut.expert is None or sut.row_in_expert is None:
         return Slice(positions=where)
-    number = int(sut.row_in_expert[token, slot])
-    rows = None if number < 0 else (number,)
-    return Slice(experts=(int(sut.expert[token, slot]),), rows=rows, positions=where)
+    number = sut.row_in_expert[token, slot]
+    rows = tuple(sorted({int(n) for n in number})) if (number >= 0).all() else None
+    return Slice(experts=tuple(sorted({int(e) for e in sut.expert[token, slot]})), rows=rows, positions=where)
 
 
 def _union(slices: Sequence[Slice]) -> Slice:

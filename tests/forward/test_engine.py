@@ -135,9 +135,22 @@ def test_grafted_experts_take_their_weights_from_the_same_logits(bf16_model: Pat
 
 def test_requests_that_cannot_run_are_refused(fp8_model: Path):
     runner = open_runner(str(fp8_model))
-    for ids, schedule in (((), Schedule()), ((1, 80), Schedule()), ((1, 2), Schedule(decode=2))):
+    for ids, schedule in (
+        ((), Schedule()),
+        ((1, 80), Schedule()),
+        ((1.0, 2), Schedule()),
+        ((1, 2), Schedule(decode=2)),
+        ((1,) * 513, Schedule()),
+    ):
         with pytest.raises(UsageError, match="request x"):
-            runner.logits([Request("x", ids)], schedule=schedule)
+            runner.logits([Request("x", ids)], schedule=schedule)  # type: ignore[arg-type]
+    for schedule in (Schedule(decode=-1), Schedule(chunk=0)):
+        with pytest.raises(UsageError, match="schedule"):
+            runner.logits([Request("x", (1, 2))], schedule=schedule)
+    with pytest.raises(UsageError, match="name of its own"):
+        runner.logits([Request("x", (1, 2)), Request("x", (1, 3))])
+    with pytest.raises(UsageError, match="new tokens"):
+        runner.generate(Request("x", (1, 2)), max_new_tokens=-3)
 
 
 def test_a_fault_of_another_engine_is_refused(fp8_model: Path):

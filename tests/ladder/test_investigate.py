@@ -12,9 +12,9 @@ import torch
 
 from parity.errors import UsageError
 from parity.floor import Floor
-from parity.ladder import Investigation, Replay, investigate, observe, sweep
+from parity.ladder import Investigation, Observation, Replay, investigate, observe, sweep
 from parity.records import Verdict
-from parity.runner import CapturePlan, Generation, Request
+from parity.runner import CapturePlan, Generation, Request, open_runner
 from parity.trace import MemoryTrace
 from parity_kernels.forward.runner import TritonRunner
 from parity_kernels.forward.runner import open_runner as open_engine
@@ -169,3 +169,71 @@ def test_an_empty_trace_is_not_clean(fp8_model: Path, floor: Floor, oracle: Any,
     summary = Replay(MemoryTrace(run, (), {}), oracle).compare(floor=floor)
     assert not summary.healthy
     assert set(summary.verdicts) == {"MISSING_IN_SUT"}
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        CapturePlan(tokens="last"),
+        CapturePlan(tokens="40:90"),
+        CapturePlan(stages=("attn.*",)),
+        CapturePlan(layers=(1,)),
+    ],
+    ids=["last token", "some tokens", "some stages", "one layer"],
+)
+def test_a_partial_capture_of_a_healthy_engine_is_neither_clean_nor_a_fault(
+    fp8_model: Path, floor: Floor, oracle: Any, request_160: Request, plan: CapturePlan
+):
+    engine = open_engine(str(fp8_model))
+    trace = engine.forward([request_160], capture=plan)
+    observation = Observation(engine.describe(), request_160, trace, Generation((1,)))
+    found = investigate(observation, oracle, floor=floor, oracle_generation=Generation((1,)))
+    assert found.finding.verdict == "unresolved"
+    assert found.finding.evidence["open"]
+    assert not found.within_floor
+
+
+def test_several_requests_are_refused(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request):
+    engine = open_engine(str(fp8_model))
+    both = [request_160, Request("other", request_160.ids[:9])]
+    trace = engine.forward(both, capture=CapturePlan())
+    observation = Observation(engine.describe(), request_160, trace, Generation((1,)))
+    with pytest.raises(UsageError, match="2 requests"):
+        investigate(observation, oracle, floor=floor, oracle_generation=Generation((1,)))
+
+
+def test_an_oracle_on_other_weights_is_refused(fp8_model: Path, bf16_model: Path, floor: Floor, request_160: Request):
+    observation = observe(open_engine(str(fp8_model)), request_160, max_new_tokens=1)
+    with pytest.raises(UsageError, match="the SUT's weights"):
+        investigate(observation, open_runner(f"hf:{bf16_model}"), floor=floor, oracle_generation=Generation((1,)))
+
+
+def test_a_permutation_that_duplicates_a_row_is_named_and_does_not_end_the_investigation(
+    look: Callable[..., Investigation],
+):
+    def duplicate(result: Any, call: int) -> Any:
+        if call == 1:
+            result.row_token[11] = result.row_token[10]
+        return result
+
+    found = look(wrap("permute", duplicate))
+    assert found.finding.verdict in ("fault", "unresolved")
+    records = {record.name: record for record in found.isolated.comparisons}
+    assert records["L01.moe.gate"].verdict is Verdict.NOT_COMPARED
+    assert "more than once" in records["L01.moe.gate"].reason
+    assert records["L00.moe.gate"].verdict is Verdict.WITHIN_FLOOR
+
+
+def test_the_slice_is_named_where_no_detector_knows_the_shape(look: Callable[..., Investigation]):
+    head = look(wrap("qk_norm_rope", negate_head)).finding.slice
+    assert (head.heads, head.experts) == ((2,), None)
+    row = look(wrap("grouped_gemm_fp8", lose_row)).finding.slice
+    assert row.positions is not None
+    assert row.experts is not None
+    assert row.positions[1] - row.positions[0] == 1
+
+
+def lose_row(result: torch.Tensor, call: int) -> torch.Tensor:
+    if call == 3:
+        result[5] = 0
+    return result
