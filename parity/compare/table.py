@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -21,26 +22,29 @@ LEGEND = (
 def layer_table(summary: Summary, *, only_unhealthy: bool = False) -> Table:
     """One row a site and phase: cosine, norm ratio over rows, worst slice in words, over floor, expert overlap.
 
-    only_unhealthy: leave out what is cleared; the caption says how many rows that is.
+    only_unhealthy: leave out what is cleared; the caption says how many rows that is. Columns that say nothing (no
+    ids among the rows, one phase throughout) are left out.
     """
     shown = [c for c in summary.comparisons if not (only_unhealthy and c.verdict.healthy)]
+    columns: dict[str, tuple[JustifyMethod, list[Text]]] = {
+        "site": ("left", [Text(c.name) for c in shown]),
+        "phase": ("left", [Text(c.phase) for c in shown]),
+        "verdict": ("left", [Text(c.verdict.value, style=_STYLE[_state(c)]) for c in shown]),
+        "cosine": ("right", [Text(_number(c.whole.get("cosine"), ".6f")) for c in shown]),
+        "norm ratio": ("right", [Text(norm_ratio_words(c)) for c in shown]),
+        "over floor": ("right", [Text(over_floor_words(c.over_floor), style=_STYLE[_state(c)]) for c in shown]),
+        "worst slice": ("left", [Text(worst_words(c)) for c in shown]),
+        "experts in common": ("left", [Text(overlap_words(c)) for c in shown]),
+    }
+    if not any(columns["experts in common"][1]):
+        del columns["experts in common"]
+    if len({c.phase for c in shown}) == 1:
+        del columns["phase"]
     table = Table(title="Stage by stage, in order of computation", title_justify="left", pad_edge=False)
-    for name, justify in (
-        ("site", "left"), ("phase", "left"), ("verdict", "left"), ("cosine", "right"), ("norm ratio", "right"),
-        ("over floor", "right"), ("worst slice", "left"), ("experts in common", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=name != "worst slice")  # type: ignore[arg-type]
-    for comparison in shown:
-        table.add_row(
-            comparison.name,
-            comparison.phase,
-            Text(comparison.verdict.value, style=_STYLE[_state(comparison)]),
-            _number(comparison.whole.get("cosine"), ".6f"),
-            norm_ratio_words(comparison),
-            Text(over_floor_words(comparison.over_floor), style=_STYLE[_state(comparison)]),
-            worst_words(comparison),
-            overlap_words(comparison),
-        )
+    for name, (justify, _) in columns.items():
+        table.add_column(name, justify=justify, no_wrap=name != "worst slice")
+    for row in zip(*(cells for _, cells in columns.values()), strict=True):
+        table.add_row(*row)
     hidden = len(summary.comparisons) - len(shown)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items()) or "nothing was compared"
     note = f" ({hidden} healthy not shown)" if hidden else ""

@@ -39,7 +39,8 @@ def show_investigation(found: Investigation, control: Investigation, console: Co
     console.print("\n[bold]4. The same, isolated[/]  each stage alone, the oracle fed the engine's own inputs")
     console.print(floor_map(found.isolated.comparisons, title=""))
 
-    lines = [found.finding.sentence, *(row["sentence"] for row in found.finding.evidence.get("by_layer", ()))]
+    by_layer = found.finding.evidence.get("by_layer", ())
+    lines = [found.finding.sentence, *(f"Layer {row['layer']}: {row['sentence']}" for row in by_layer)]
     console.print(Panel("\n".join(lines), title="5. Finding", title_align="left"), highlight=False)
     console.print(layer_table(found.isolated, only_unhealthy=True))
     for launch in launches_over(found.coverage):
