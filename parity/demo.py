@@ -148,6 +148,7 @@ def write_demo(result: DemoResult, out: Path) -> Path:
         "finding": result.faulty.finding,
         "healthy": result.healthy.finding,
         "coverage": result.faulty.coverage,
+        "environment": result.faulty.observation.trace.run.environment,
         "summary": result.summary(),
     }
     (out / "finding.json").write_text(json.dumps(as_json(content), indent=2) + "\n")
