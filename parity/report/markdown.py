@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from parity.invariance import Coverage
 from parity.ladder import Investigation
-from parity.records import Comparison
+from parity.records import Comparison, Summary
 
 SITES_SHOWN = 24
 
@@ -41,6 +41,7 @@ def write_report(found: Investigation, control: Investigation, *, figures: dict[
         "load_figure": figures.get("load"),
         "site_rows": _site_rows(found),
         "hidden": _hidden(found),
+        "overlap": expert_overlap(found.chained),
         "control": _control(control),
         "setup_rows": _setup(found),
         "not_excluded": finding.not_excluded or ("nothing that this lab knows to test",),
@@ -64,6 +65,12 @@ def gate_passed(cosine: float) -> str:
     """Which of the fixed whole-tensor thresholds in use elsewhere would let this pass, in words."""
     passed = next((gate for gate in (0.999, 0.99, 0.98, 0.95, 0.9) if cosine >= gate), None)
     return f"a fixed gate of cosine >= {passed} passes it" if passed else "no usual threshold would pass it"
+
+
+def expert_overlap(chained: Summary) -> str:
+    """Experts that each layer's tokens share with the oracle's own choice, mean of k; empty without a router."""
+    records = [record for record in chained.comparisons if "overlap" in record.whole]
+    return ", ".join(f"{record.whole['overlap']:.2f} of {record.whole['top_k']:.0f}" for record in records)
 
 
 def added_at(found: Investigation) -> list[Comparison]:

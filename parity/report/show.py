@@ -9,7 +9,7 @@ from rich.text import Text
 
 from parity.compare.table import floor_map, layer_table
 from parity.ladder import Investigation
-from parity.report.markdown import agreement, gate_passed, launches_over
+from parity.report.markdown import agreement, expert_overlap, gate_passed, launches_over
 
 
 def show_investigation(found: Investigation, control: Investigation, console: Console) -> None:
@@ -36,6 +36,8 @@ def show_investigation(found: Investigation, control: Investigation, console: Co
 
     console.print("\n[bold]3. The worst slice over its floor, chained[/]  error inherited from upstream included")
     console.print(floor_map(found.chained.comparisons, title=""))
+    if overlap := expert_overlap(found.chained):
+        console.print(f"   experts in common with the oracle's own choice, by layer: {overlap}", highlight=False)
     console.print("\n[bold]4. The same, isolated[/]  each stage alone, the oracle fed the engine's own inputs")
     console.print(floor_map(found.isolated.comparisons, title=""))
 

@@ -23,7 +23,7 @@ from parity.records import (
     Verdict,
 )  # fmt: skip
 from parity.report.figures import draw_figures
-from parity.report.markdown import agreement, gate_passed, markdown_table, write_report
+from parity.report.markdown import agreement, expert_overlap, gate_passed, markdown_table, write_report
 from parity.report.show import show_investigation
 from parity.runner import Generation, Request, RunnerInfo
 from parity.trace import MemoryTrace
@@ -118,6 +118,12 @@ def test_the_terminal_shows_the_same(pair: tuple[Investigation, Investigation]):
     text = console.export_text()
     for said in ("1 of 3", "0.9870", "12", "grid_cap=64", "everything within the floor", "<script>"):
         assert said in text, said
+
+
+def test_expert_overlap_is_shown_by_layer():
+    ids = Comparison("L00.moe.topk_ids", 0, "moe.topk_ids", "prefill", Verdict.MATCH, {"overlap": 1.984, "top_k": 2.0})
+    assert expert_overlap(Summary((ids.name,), (ids,))) == "1.98 of 2"
+    assert expert_overlap(Summary((), ())) == ""
 
 
 def test_small_words():
