@@ -6,17 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from parity.align import Aligned
-from parity.compare import measure_aligned, over_floor_by_kind
 from parity.fingerprint import Fingerprint, detect_tile_edge
 from parity.floor import Floor
 from parity.invariance import Coverage
-from parity.ladder.replay import Replay
-from parity.metrics.slices import COLUMN_BLOCK
+from parity.ladder.narrow import joined_slice, narrowest_slice
+from parity.ladder.replay import Replay, ReplayedSite
 from parity.records import Comparison, Finding, Slice, Summary, Verdict
-from parity.stages import term
 
 UNTESTED = (
     "prompt and sampler: not compared on this rung",
@@ -81,8 +76,17 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
     stage = added[0].stage
     here = [record for record in added if record.stage == stage]
     layers = tuple(dict.fromkeys(record.layer for record in here if record.layer is not None))
-    prints = {record.layer: _fingerprint(replay, record.layer, stage) for record in here}
-    by_layer = [_of_layer(replay, floor, record, prints[record.layer], coverage) for record in here]
+    sites = {record.layer: replay.site(record.layer, stage) for record in here}
+    prints = {layer: _fingerprint(site) for layer, site in sites.items()}
+    slices = [
+        fingerprint.slice
+        if (fingerprint := prints[record.layer])
+        else narrowest_slice(sites[record.layer], record, floor)
+        for record in here
+    ]
+    by_layer = [
+        _of_layer(record, prints[record.layer], where, coverage) for record, where in zip(here, slices, strict=True)
+    ]
     found = [fingerprint for fingerprint in prints.values() if fingerprint is not None]
     causes = list(dict.fromkeys(fingerprint.cause for fingerprint in found))
     others: dict[str, list[int]] = defaultdict(list)
@@ -94,7 +98,7 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
         rung="isolated replay",
         layers=layers,
         stage=stage,
-        slice=_union([row["slice"] for row in by_layer]),
+        slice=joined_slice(slices),
         cause=causes[0] if causes else None,
         sentence=_sentence(stage, layers, causes, others),
         over_floor=max((record.over_floor for record in here if record.over_floor is not None), default=None),
@@ -108,9 +112,8 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
     )
 
 
-def _fingerprint(replay: Replay, layer: int | None, stage: str) -> Fingerprint | None:
+def _fingerprint(site: ReplayedSite) -> Fingerprint | None:
     """What the shape of the stage's error field says; None when no detector knows it."""
-    site = replay.site(layer, stage)
     if site.sut is None or site.oracle is None or site.sut.expert is None or site.sut.row_in_expert is None:
         return None
     return detect_tile_edge(
@@ -124,7 +127,7 @@ def _fingerprint(replay: Replay, layer: int | None, stage: str) -> Fingerprint |
 
 
 def _of_layer(
-    replay: Replay, floor: Floor, record: Comparison, fingerprint: Fingerprint | None, coverage: Sequence[Coverage]
+    record: Comparison, fingerprint: Fingerprint | None, where: Slice, coverage: Sequence[Coverage]
 ) -> dict[str, Any]:
     """One layer's share of the finding: its slice, its numbers, its launch."""
     launch = next((c for c in coverage if (c.layer, c.stage) == (record.layer, record.stage)), None)
@@ -135,67 +138,10 @@ def _of_layer(
         "over_floor": record.over_floor,
         "worst_slice": worst.where if worst else None,
         "sentence": sentence,
-        "slice": fingerprint.slice if fingerprint else _narrowest_slice(replay, record, floor),
+        "slice": where,
         "numbers": fingerprint.numbers if fingerprint else {},
         "launch": launch.line() if launch else None,
     }
-
-
-def _narrowest_slice(replay: Replay, record: Comparison, floor: Floor) -> Slice:
-    """The slices over their gate, of the kind that narrows the fault down most.
-
-    A fault in one head shows in every row, a lost row in its expert as well: of the kinds in question, the one of whose
-    slices the smallest share is over. In question are those whose worst slice is over its gate by at least half the
-    orders of magnitude of the worst of all; a few rows just over theirs do not explain an expert far over its own.
-    """
-    site = replay.site(record.layer, record.stage)
-    if site.sut is None or site.oracle is None or term(record.stage).values == "ids":
-        return Slice()
-    best: tuple[float, str, list[int]] | None = None
-    for measured in measure_aligned(oracle=site.oracle, sut=site.sut):
-        if measured.phase != record.phase or not np.isfinite(record.over_floor or np.nan):
-            continue
-        sizes = {kind: table.index for kind, table in measured.tables}
-        for kind, (_, over) in over_floor_by_kind(measured, floor, "isolated").items():
-            exceeding = np.flatnonzero(np.nan_to_num(over, nan=0.0) > 1)
-            if len(exceeding) and over[exceeding].max() >= np.sqrt(record.over_floor or 0.0):
-                share = len(exceeding) / len(over)
-                if best is None or share < best[0]:
-                    best = share, kind, sizes[kind][exceeding].tolist()
-    return Slice() if best is None else _as_slice(best[1], best[2], site.sut)
-
-
-def _as_slice(kind: str, index: list[int], sut: Aligned) -> Slice:
-    """Slice numbers of a kind as a record; the whole tensor is a slice without limits."""
-    if kind == "head":
-        return Slice(heads=tuple(index))
-    if kind == "expert":
-        return Slice(experts=tuple(index))
-    if kind == "columns":
-        return Slice(columns=(index[0] * COLUMN_BLOCK, (index[-1] + 1) * COLUMN_BLOCK))
-    if kind != "row":
-        return Slice()
-    token, slot = np.divmod(np.array(index), sut.slots or 1)
-    where = (int(sut.position[token].min()), int(sut.position[token].max()) + 1)
-    if sut.expert is None or sut.row_in_expert is None:
-        return Slice(positions=where)
-    number = sut.row_in_expert[token, slot]
-    rows = tuple(sorted({int(n) for n in number})) if (number >= 0).all() else None
-    return Slice(experts=tuple(sorted({int(e) for e in sut.expert[token, slot]})), rows=rows, positions=where)
-
-
-def _union(slices: Sequence[Slice]) -> Slice:
-    """Everything that any of the slices names: numbers together, ranges as the one that spans them."""
-
-    def joined(name: str) -> tuple[int, ...] | None:
-        values = sorted({value for one in slices for value in getattr(one, name) or ()})
-        return tuple(values) or None
-
-    def spanned(name: str) -> tuple[int, int] | None:
-        values = joined(name)
-        return None if values is None else (values[0], values[-1])
-
-    return Slice(joined("heads"), joined("experts"), joined("rows"), spanned("columns"), spanned("positions"))
 
 
 def _sentence(stage: str, layers: Sequence[int], causes: Sequence[str], others: dict[str, list[int]]) -> str:

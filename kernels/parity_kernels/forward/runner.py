@@ -19,7 +19,7 @@ from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
 from parity_kernels.backend import default_device, interpreted
 from parity_kernels.backend.selftest import verify_interpreter
 from parity_kernels.forward.arena import Arena
-from parity_kernels.forward.batch import pack, plan_steps
+from parity_kernels.forward.batch import Step, pack, plan_steps
 from parity_kernels.forward.cache import KVCache
 from parity_kernels.forward.config import read_config
 from parity_kernels.forward.plant import plant
@@ -99,10 +99,7 @@ class TritonRunner:
         steps = list(plan_steps(requests, schedule, self.device))
         self._report("forward", len(steps))
         for step in steps:
-            probe = probes.step(
-                phase=step.phase, step=step.index, chunk=step.chunk, rows=step.rows, last_position=step.last_position
-            )
-            out.append(self.engine.step(step, cache, probe, all_logits=True).clone())
+            out.append(self._probed(step, cache, probes, all_logits=True).clone())
         return torch.cat(out) if out else torch.empty((0, self.config.vocab))
 
     def generate(self, request: Request, *, max_new_tokens: int, schedule: Schedule = Schedule()) -> Generation:
@@ -138,11 +135,11 @@ class TritonRunner:
         hear, total, done = self.on_step, steps * self.config.layers, itertools.count(1)
         self.engine.on_layer = lambda: hear(what, next(done), total)
 
-    def _probed(self, step: Any, cache: KVCache, probes: Any) -> torch.Tensor:
+    def _probed(self, step: Step, cache: KVCache, probes: Any, *, all_logits: bool = False) -> torch.Tensor:
         probe = probes.step(
             phase=step.phase, step=step.index, chunk=step.chunk, rows=step.rows, last_position=step.last_position
         )
-        return self.engine.step(step, cache, probe, all_logits=False)
+        return self.engine.step(step, cache, probe, all_logits=all_logits)
 
     def _cache(self, slots: int, positions: int) -> KVCache:
         c = self.config
