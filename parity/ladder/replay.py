@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +26,8 @@ Progress = Callable[[int, int], None]
 class ReplayedSite:
     """One stage of one request: the SUT's tensor, and the oracle's from the SUT's inputs.
 
+    inputs: the SUT's own inputs by the names of the family's graph (`ids` for the embedding), row for row of `sut`;
+        views of the trace's tensors where their order allows it, so do not write to them. Empty with an obstacle.
     obstacle: why there is no oracle tensor (an input that the trace does not hold, rows that contradict each other).
     """
 
@@ -34,6 +36,7 @@ class ReplayedSite:
     sut: Aligned | None
     oracle: torch.Tensor | None
     obstacle: str = ""
+    inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Replay:
@@ -65,7 +68,7 @@ class Replay:
             return ReplayedSite(layer, stage, sut, None, inputs)
         positions = torch.from_numpy(sut.position)
         oracle = self.oracle.replay(stage, layer, inputs, positions=positions, recipe=self.recipe)
-        return ReplayedSite(layer, stage, sut, oracle)
+        return ReplayedSite(layer, stage, sut, oracle, inputs=inputs)
 
     def _inputs(self, sut: Aligned, layer: int | None, stage: str) -> dict[str, torch.Tensor] | str:
         """The SUT's own inputs of a stage, row for row of `sut`; else, in words, why they cannot be had."""

@@ -140,6 +140,19 @@ def test_without_its_inputs_a_stage_is_not_compared_and_nothing_is_clean(
     assert not summary.healthy
 
 
+def test_a_replayed_site_carries_the_inputs_that_the_oracle_was_fed(fp8_model: Path, oracle: Any, request_160: Request):
+    replay = Replay(open_engine(str(fp8_model)).forward([request_160], capture=CapturePlan()), oracle)
+    gate = replay.site(1, "moe.gate")
+    assert gate.oracle is not None
+    assert set(gate.inputs) == {"mlp.norm", "moe.topk_ids"}
+    norm = replay.site(1, "mlp.norm").sut
+    assert norm is not None
+    assert torch.equal(gate.inputs["mlp.norm"], norm.tensor)
+    again = oracle.replay("moe.gate", 1, gate.inputs, positions=torch.arange(160), recipe="fp32")
+    assert torch.equal(again, gate.oracle)
+    assert replay.site(None, "embed.out").inputs["ids"].tolist() == list(request_160.ids)
+
+
 def test_every_site_is_compared_once_in_both_views(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request):
     trace = open_engine(str(fp8_model)).forward([request_160], capture=CapturePlan())
     chained, isolated = sweep(oracle, trace, floor=floor), Replay(trace, oracle).compare(floor=floor)
