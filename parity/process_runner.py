@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from parity.errors import RunnerError
-from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule, open_runner
+from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, open_runner
 from parity.trace import Trace
 
 OnStep = Callable[[str, int, int], None]
@@ -50,12 +50,20 @@ class ProcessRunner:
         *,
         schedule: Schedule = Schedule(),
         capture: CapturePlan | None = None,
-        graft: Sequence[Graft] = (),
+        graft: Sequence[Graft | ComputedGraft] = (),
     ) -> Trace:
         return self._call("forward", tuple(requests), schedule=schedule, capture=capture, graft=tuple(graft))
 
-    def generate(self, request: Request, *, max_new_tokens: int, schedule: Schedule = Schedule()) -> Generation:
-        return self._call("generate", request, max_new_tokens=max_new_tokens, schedule=schedule)
+    def generate(
+        self,
+        request: Request,
+        *,
+        max_new_tokens: int,
+        schedule: Schedule = Schedule(),
+        graft: Sequence[Graft | ComputedGraft] = (),
+    ) -> Generation:
+        under = {"graft": tuple(graft)} if graft else {}
+        return self._call("generate", request, max_new_tokens=max_new_tokens, schedule=schedule, **under)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run `function(runner, *args)` in the child; it must be importable there, its result must pickle."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from parity.errors import RunnerError, UsageError
-from parity.records import Environment, Lineage, Recipe, Rows
+from parity.records import Capture, Environment, Lineage, Recipe, Rows
 from parity.trace import Trace
 
 
@@ -55,12 +55,42 @@ class Graft:
     """A tensor to put into a forward pass in place of the one computed there.
 
     Rows are matched by (request, absolute position) and, for expert rows, slot; rows not named keep their value.
+    columns: ranges [first, stop) of the row as it lies in memory (all trailing axes flattened) that are replaced; the
+        others keep their value too. None replaces whole rows. `tensor` has whole rows either way.
     """
 
     layer: int | None
     stage: str
     tensor: torch.Tensor
     rows: Rows
+    columns: tuple[tuple[int, int], ...] | None = None
+
+
+class ComputedGraft(Protocol):
+    """A graft whose tensor follows from what the same forward pass has computed so far.
+
+    needs: the sites it reads. history: whether it reads them at earlier positions too (attention does), or only at the
+    rows of the step that is running.
+    """
+
+    @property
+    def layer(self) -> int | None: ...
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def needs(self) -> tuple[tuple[int | None, str], ...]: ...
+
+    @property
+    def history(self) -> bool: ...
+
+    def compute(self, own: Capture, tensor: torch.Tensor, seen: Trace) -> torch.Tensor:
+        """What goes on in place of `tensor`, the engine's own value there: same shape and dtype, same rows as `own`.
+
+        seen: captures of `needs`, and of this site at earlier steps when `history`; grafted values where they were.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +103,10 @@ class Generation:
 
 @dataclass(frozen=True)
 class RunnerInfo:
-    """What a runner is: family, effective hyper-parameters, recipe, lineage, the stages it can show, its variants."""
+    """What a runner is: family, effective hyper-parameters, recipe, lineage, the stages it can show, its variants.
+
+    inner: stages that live inside a fused kernel: they can be shown, and a graft cannot replace them.
+    """
 
     name: str
     family: str
@@ -85,6 +118,7 @@ class RunnerInfo:
     stages: tuple[str, ...]
     can: frozenset[str]
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inner: frozenset[str] = frozenset()
 
 
 class Runner(Protocol):
@@ -102,13 +136,20 @@ class Runner(Protocol):
         *,
         schedule: Schedule = ...,
         capture: CapturePlan | None = ...,
-        graft: Sequence[Graft] = ...,
+        graft: Sequence[Graft | ComputedGraft] = ...,
     ) -> Trace:
         """Run the requests, teacher-forced, and return what the probes saw (nothing when `capture` is None)."""
         ...
 
-    def generate(self, request: Request, *, max_new_tokens: int, schedule: Schedule = ...) -> Generation:
-        """Continue one request greedily."""
+    def generate(
+        self,
+        request: Request,
+        *,
+        max_new_tokens: int,
+        schedule: Schedule = ...,
+        graft: Sequence[Graft | ComputedGraft] = ...,
+    ) -> Generation:
+        """Continue one request greedily, prompt and new tokens under the grafts."""
         ...
 
 

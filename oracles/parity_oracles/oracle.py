@@ -14,7 +14,7 @@ import torch
 from parity.errors import RunnerError, UsageError
 from parity.probes import Recorder
 from parity.records import Recipe, Rows, Run
-from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule
+from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule
 from parity.stages import Family
 from parity.stages import family as family_named
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
@@ -105,7 +105,7 @@ class Oracle(ABC):
         *,
         schedule: Schedule = Schedule(),
         capture: CapturePlan | None = None,
-        graft: Sequence[Graft] = (),
+        graft: Sequence[Graft | ComputedGraft] = (),
     ) -> Trace:
         """Run the requests teacher-forced and return what the probes saw: nothing when `capture` is None, but for the
         logits when there are grafts. Raises UsageError for ids outside the vocabulary or too few of them, RunnerError
@@ -127,26 +127,52 @@ class Oracle(ABC):
         return torch.cat(parts) if parts else torch.empty(0, self.hyper.vocab)
 
     @torch.no_grad()
-    def generate(self, request: Request, *, max_new_tokens: int, schedule: Schedule = Schedule()) -> Generation:
-        """Continue one request greedily, without taps: the largest logit, ties to the lower id; end-of-text ids do not
-        stop it."""
+    def generate(
+        self,
+        request: Request,
+        *,
+        max_new_tokens: int,
+        schedule: Schedule = Schedule(),
+        graft: Sequence[Graft | ComputedGraft] = (),
+    ) -> Generation:
+        """Continue one request greedily, without taps but those of the grafts: the largest logit, ties to the lower id;
+        end-of-text ids do not stop it."""
         self._check([request], schedule)
+        if not graft:
+            return self._generate(request, max_new_tokens, schedule, None)
+        recorder = Recorder(None, self._run([request], schedule), graft)
+        with self.tapped(), recorder:
+            return self._generate(request, max_new_tokens, schedule, recorder)
+
+    def _generate(
+        self, request: Request, max_new_tokens: int, schedule: Schedule, recorder: Recorder | None
+    ) -> Generation:
+        last = (len(request.ids) - schedule.decode - 1,)
         cache, logits = self.new_cache(), None
         prompt = list(feeds(0, len(request.ids), schedule))
         total = len(prompt) + max(max_new_tokens - 1, 0)
-        for number, feed in enumerate(prompt, 1):
-            ids = torch.tensor(request.ids[feed.start : feed.stop])
-            logits = self.step(ids, feed.start, cache, None, feed.rows, last_only=True)
+
+        def feed_one(feed: Feed, ids: Sequence[int], number: int) -> torch.Tensor:
+            probe = self._probe(feed, recorder, last)
+            logits = self.step(torch.tensor(ids), feed.start, cache, probe, feed.rows, last_only=recorder is None)
             self._tell("generate", number, total)
+            return logits
+
+        for number, feed in enumerate(prompt, 1):
+            logits = feed_one(feed, request.ids[feed.start : feed.stop], number)
         new: list[int] = []
         while logits is not None and len(new) < max_new_tokens:
             new.append(_first_largest(logits[-1]))
             if len(new) < max_new_tokens:
                 at = len(request.ids) + len(new) - 1
                 feed = Feed(0, "decode", schedule.decode + len(new), 0, at, at + 1)
-                logits = self.step(torch.tensor(new[-1:]), at, cache, None, feed.rows, last_only=True)
-                self._tell("generate", len(prompt) + len(new), total)
+                logits = feed_one(feed, new[-1:], len(prompt) + len(new))
         return Generation(tuple(new), self.decoder.decode(new) if self.decoder else None)
+
+    def _probe(self, feed: Feed, recorder: Recorder | None, last: Sequence[int]) -> Any:
+        if recorder is None:
+            return None
+        return recorder.step(phase=feed.phase, step=feed.step, chunk=feed.chunk, rows=feed.rows, last_position=last)
 
     def replay(
         self, stage: str, layer: int | None, inputs: Mapping[str, torch.Tensor], *, positions: torch.Tensor, recipe: str
@@ -169,11 +195,7 @@ class Oracle(ABC):
         for request, plan in zip(requests, steps, strict=True):
             cache = self.new_cache()
             for feed in plan:
-                probe = None
-                if recorder is not None:
-                    probe = recorder.step(
-                        phase=feed.phase, step=feed.step, chunk=feed.chunk, rows=feed.rows, last_position=last
-                    )
+                probe = self._probe(feed, recorder, last)
                 ids = torch.tensor(request.ids[feed.start : feed.stop])
                 out.append(self.step(ids, feed.start, cache, probe, feed.rows, last_only=False))
                 done += 1

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from parity.errors import ProbeError
-from parity.records import Rows, site_name
+from parity.records import Capture, Rows, site_name
 from parity.runner import Graft
 
 # A replaced row must carry its exact bits, NaN payloads included: rows are moved as integers of the same width.
@@ -31,6 +31,7 @@ class PlacedGraft:
         keys = _keys(graft.rows, slots=graft.rows.slot is not None)
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
+        self._columns = _columns(graft, self.name)
         if (self._keys[1:] == self._keys[:-1]).any():
             raise ProbeError(
                 place=f"graft at {self.name}",
@@ -40,13 +41,14 @@ class PlacedGraft:
             )
         self.placed = np.zeros(len(keys), bool)
 
-    def apply(self, tensor: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """`tensor` with the graft's rows in place of its own: a new tensor, or `tensor` itself when no row matches.
+    def apply(self, tensor: torch.Tensor, own: Capture) -> torch.Tensor:
+        """`tensor`, described by `own`, with the graft's rows in place of its own: a new tensor, or `tensor` itself
+        when no row matches.
 
         Values are cast to the tensor's dtype by `Tensor.to` (round to nearest even); equal dtypes move bit for bit.
         Raises ProbeError for another row shape, for integers against floats, or for expert rows of another expert.
         """
-        graft = self.graft
+        graft, rows = self.graft, own.rows
         if tensor.shape[1:] != graft.tensor.shape[1:]:
             raise ProbeError(
                 place=f"graft at {self.name}",
@@ -82,7 +84,13 @@ class PlacedGraft:
         result = tensor.clone(memory_format=torch.contiguous_format)
         bits = _BITS[tensor.element_size()]
         index = torch.from_numpy(target).to(tensor.device)
-        result.view(bits)[index] = values.to(tensor.device, tensor.dtype).contiguous().view(bits)
+        flat = result.view(bits).view(len(result), -1)
+        given = values.to(tensor.device, tensor.dtype).contiguous().view(bits).view(len(values), -1)
+        if self._columns is None:
+            flat[index] = given
+        else:
+            columns = self._columns.to(tensor.device)
+            flat[index[:, None], columns] = given[:, columns]
         return result
 
     def check(self) -> None:
@@ -107,6 +115,22 @@ class PlacedGraft:
                 found=f"{other} of {len(target)} rows computed by another expert",
                 next_step="Graft moe.topk_ids of the same side as well, or leave those rows out.",
             )
+
+
+def _columns(graft: Graft, name: str) -> torch.Tensor | None:
+    """Numbers of the columns that the graft replaces, None for all; ProbeError for ranges outside the row."""
+    if graft.columns is None:
+        return None
+    width = graft.tensor[:1].numel() if len(graft.tensor) else 0
+    wrong = [pair for pair in graft.columns if not 0 <= pair[0] < pair[1] <= width]
+    if wrong or not graft.columns:
+        raise ProbeError(
+            place=f"graft at {name}",
+            expected=f"column ranges inside 0..{width}",
+            found=str(wrong[0] if wrong else "none"),
+            next_step="Give [first, stop) of the flattened row, or leave columns out for whole rows.",
+        )
+    return torch.cat([torch.arange(first, stop) for first, stop in graft.columns]).unique()
 
 
 def _keys(rows: Rows, *, slots: bool) -> NDArray[np.bytes_]:

@@ -8,13 +8,14 @@ from types import TracebackType
 from typing import Any
 
 from parity.errors import ProbeError, UsageError
+from parity.probes.computing import Held, PlacedComputation
 from parity.probes.firing import Firings
 from parity.probes.grafting import PlacedGraft
 from parity.probes.plan import Tokens, admits, check_plan
 from parity.probes.sinks import Sink, StatisticsSink, open_sink
 from parity.probes.step import Asked, StepProbe
 from parity.records import Rows, Run, site_name
-from parity.runner import CapturePlan, Graft
+from parity.runner import CapturePlan, ComputedGraft, Graft
 from parity.stages import term
 from parity.trace import DiskTrace, MemoryTrace
 
@@ -30,15 +31,17 @@ class Recorder:
     Raises UsageError for a plan that makes no sense or names nothing the run has.
     """
 
-    def __init__(self, plan: CapturePlan | None, run: Run, grafts: Sequence[Graft] = ()) -> None:
+    def __init__(self, plan: CapturePlan | None, run: Run, grafts: Sequence[Graft | ComputedGraft] = ()) -> None:
         self.plan = plan
         self.tokens = Tokens() if plan is None else check_plan(plan, layers=run.layers)
         self.run = _narrow(run, plan, grafts)
         self.captures = 0
         self._firings = Firings(self.run.declared)
-        self._grafts: dict[tuple[int | None, str], list[PlacedGraft]] = {}
+        self.held = Held([graft for graft in grafts if not isinstance(graft, Graft)], self.run)
+        self._grafts: dict[tuple[int | None, str], list[PlacedGraft | PlacedComputation]] = {}
         for graft in grafts:
-            self._grafts.setdefault((graft.layer, graft.stage), []).append(PlacedGraft(graft))
+            placed = PlacedGraft(graft) if isinstance(graft, Graft) else PlacedComputation(graft, self.held)
+            self._grafts.setdefault((graft.layer, graft.stage), []).append(placed)
         self._asked: dict[tuple[int | None, str], Asked] = {}
         self._sink: Sink | None = None
         self._step: StepProbe | None = None
@@ -96,7 +99,7 @@ class Recorder:
         if place not in self._asked:
             term(stage)
             captured = self.plan is not None and admits(self.plan, layer, stage)
-            self._asked[place] = Asked(captured, tuple(self._grafts.get(place, ())))
+            self._asked[place] = Asked(captured, tuple(self._grafts.get(place, ())), self.held.wants(place))
         return self._asked[place]
 
     def is_current(self, probe: StepProbe) -> bool:
@@ -167,6 +170,7 @@ class Recorder:
 
     def _end_step(self) -> None:
         self._firings.end_step()
+        self.held.end_step()
         self.sink.end_step()
 
     def __repr__(self) -> str:
@@ -175,7 +179,7 @@ class Recorder:
         return f"Recorder({self.run.model}: {sites} sites, {asked}, {grafts} grafts; {self.captures} captures so far)"
 
 
-def _narrow(run: Run, plan: CapturePlan | None, grafts: Sequence[Graft]) -> Run:
+def _narrow(run: Run, plan: CapturePlan | None, grafts: Sequence[Graft | ComputedGraft]) -> Run:
     """The run as the trace states it: declared sites under the plan, and where it was grafted."""
     declared = () if plan is None else tuple(place for place in run.declared if admits(plan, *place))
     if plan is not None and not declared:

@@ -14,7 +14,7 @@ from parity.probes.off import OFF, _Off
 from parity.probes.plan import VARIABLES, check_plan, plan_from_environment
 from parity.probes.recorder import Recorder
 from parity.records import Run
-from parity.runner import CapturePlan, Graft
+from parity.runner import CapturePlan, ComputedGraft, Graft
 from parity.trace import DiskTrace, MemoryTrace
 
 _INNERMOST: ContextVar[Session | None] = ContextVar("parity_probes_session", default=None)
@@ -27,7 +27,7 @@ class Session:
     The first run's trace goes to `plan.out` itself, later ones to `plan.out/run-0001` and so on.
     """
 
-    def __init__(self, plan: CapturePlan, grafts: Sequence[Graft] = ()) -> None:
+    def __init__(self, plan: CapturePlan, grafts: Sequence[Graft | ComputedGraft] = ()) -> None:
         check_plan(plan)
         self.plan = plan
         self.grafts = tuple(grafts)
@@ -82,7 +82,7 @@ def capture(
     stages: Sequence[str] = (),
     tokens: str = "all",
     mode: str = "tensor",
-    grafts: Sequence[Graft] = (),
+    grafts: Sequence[Graft | ComputedGraft] = (),
 ) -> Session:
     """Capture every run of a probed engine inside `with capture(...) as session:`.
 
@@ -107,7 +107,9 @@ def active() -> Session | _Off:
     return _FROM_ENVIRONMENT[settings] or OFF
 
 
-def open_recorder(run: Run, plan: CapturePlan | None = None, grafts: Sequence[Graft] = ()) -> Recorder | _Off:
+def open_recorder(
+    run: Run, plan: CapturePlan | None = None, grafts: Sequence[Graft | ComputedGraft] = ()
+) -> Recorder | _Off:
     """The recorder a runner's forward pass should use: for its own plan and grafts, else the active one, else OFF."""
     if plan is not None or grafts:
         return Recorder(plan, run, grafts)

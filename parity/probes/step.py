@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from parity.errors import ProbeError
+from parity.probes.computing import PlacedComputation
 from parity.probes.grafting import PlacedGraft
 from parity.records import Capture, Rows, as_json, site_name
 from parity.stages import term
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the plan and the grafts want at one site."""
+    """What the plan and the grafts want at one site. held: a computed graft reads it later."""
 
     captured: bool
-    grafts: tuple[PlacedGraft, ...]
+    grafts: tuple[PlacedGraft | PlacedComputation, ...]
+    held: bool
 
 
 class StepProbe:
@@ -49,7 +51,7 @@ class StepProbe:
     def wants(self, stage: str, layer: int | None = None) -> bool:
         """True when this point is captured or grafted: whether a kernel is to be given its optional output."""
         asked = self._recorder.asked(layer, stage)
-        return asked.captured or bool(asked.grafts)
+        return asked.captured or asked.held or bool(asked.grafts)
 
     def __call__(
         self,
@@ -84,7 +86,7 @@ class StepProbe:
                 found="that of an earlier one",
                 next_step="Take a new probe from recorder.step() for each step.",
             )
-        if not asked.captured and not asked.grafts:
+        if not asked.captured and not asked.grafts and not asked.held:
             return tensor
         rows = self._rows if rows is None else rows
         _check_rows(stage, layer, tensor, rows)
@@ -95,12 +97,40 @@ class StepProbe:
                 found="a value inside a fused kernel",
                 next_step="Graft at the kernel's inputs or at its last stage.",
             )
-        for graft in asked.grafts:
-            tensor = graft.apply(tensor, rows)
+        geometry = dict(_plain(geometry))
+
+        def described(shown: torch.Tensor, rows: Rows) -> Capture:
+            return Capture(
+                number=recorder.captures,
+                stage=stage,
+                layer=layer,
+                phase=self._phase,
+                step=self._step,
+                chunk=self._chunk,
+                axes=term(stage).axes,
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                shape=tuple(shown.shape),
+                rows=rows,
+                geometry=geometry,
+                launch=_plain(launch),
+                placement=placement,
+                reduction=reduction,
+                basis=basis,
+                model=model,
+                variant=variant,
+            )
+
+        if asked.grafts or asked.held:
+            # An engine may fill the same arrays again in its next step.
+            whole = described(tensor, rows.take(np.arange(len(rows))))
+            for graft in asked.grafts:
+                tensor = graft.apply(tensor, whole)
+            if asked.held:
+                recorder.held.take(whole, tensor.detach())
         if not asked.captured:
             return tensor
         recorder.fired(layer, stage)
-        shown, geometry = tensor.detach(), dict(_plain(geometry))
+        shown = tensor.detach()
         mask = recorder.tokens.keep(rows, phase=self._phase, last_position=self._last_position)
         if mask is not None:
             index = np.flatnonzero(mask)
@@ -108,29 +138,10 @@ class StepProbe:
             # expert_offsets and tiles speak of the whole launch: keep which of its rows these were.
             geometry["row"] = index.astype(np.int64)
         else:
-            # An engine may fill the same arrays again in its next step.
             rows = rows.take(np.arange(len(rows)))
         if not len(rows):
             return tensor
-        capture = Capture(
-            number=recorder.captures,
-            stage=stage,
-            layer=layer,
-            phase=self._phase,
-            step=self._step,
-            chunk=self._chunk,
-            axes=term(stage).axes,
-            dtype=str(tensor.dtype).removeprefix("torch."),
-            shape=tuple(shown.shape),
-            rows=rows,
-            geometry=geometry,
-            launch=_plain(launch),
-            placement=placement,
-            reduction=reduction,
-            basis=basis,
-            model=model,
-            variant=variant,
-        )
+        capture = described(shown, rows)
         recorder.captures += 1
         recorder.sink.take(capture, shown, owned=mask is not None)
         return tensor

@@ -105,20 +105,30 @@ def test_a_graft_is_used_and_a_sham_graft_changes_no_bit(fp8_model: Path, prompt
     requests = [prompt(40)]
     trace = runner.forward(requests, capture=CapturePlan())
     plan = CapturePlan(stages=("logits",))
-    for stage in ("attn.q", "attn.k_rope", "attn.context", "resid.mid", "moe.gate", "moe.act", "moe.down", "resid.out"):
+    text = runner.generate(requests[0], max_new_tokens=3)
+    stages = ("attn.q", "attn.k_rope", "attn.context", "resid.mid", "moe.topk_ids", "moe.gate", "moe.act", "moe.down")
+    for stage in (*stages, "resid.out"):
         own = trace.select(stage=stage, layer=0)[0]
         sham = Graft(0, stage, trace.tensor(own), own.rows)
         assert torch.equal(logits(runner.forward(requests, capture=plan, graft=[sham])), logits(trace)), stage
+        assert runner.generate(requests[0], max_new_tokens=3, graft=[sham]) == text
+        if stage == "moe.topk_ids":  # rolled ids give rows of other experts; the next test swaps them
+            continue
         wrong = Graft(0, stage, torch.roll(trace.tensor(own), 1, 0), own.rows)
         assert not torch.equal(logits(runner.forward(requests, capture=plan, graft=[wrong])), logits(trace)), stage
+    zero = Graft(None, "embed.out", torch.zeros(40, runner.config.hidden), Rows(own.rows.request, own.rows.position))
+    assert runner.generate(requests[0], max_new_tokens=3, graft=[zero]).ids != text.ids
 
 
 def test_the_inside_of_a_fused_kernel_is_not_graftable(fp8_model: Path, prompt: Prompt):
     runner = open_runner(str(fp8_model))
     trace = runner.forward([prompt(9)], capture=CapturePlan())
-    own = trace.select(stage="attn.q_norm", layer=0)[0]
-    with pytest.raises(ProbeError, match="fused"):
-        runner.forward([prompt(9)], graft=[Graft(0, "attn.q_norm", trace.tensor(own), own.rows)])
+    inner = runner.describe().inner
+    assert inner == {"attn.q_norm", "attn.k_norm", "moe.router_logits"}
+    for stage in sorted(inner):
+        own = trace.select(stage=stage, layer=0)[0]
+        with pytest.raises(ProbeError, match="fused"):
+            runner.forward([prompt(9)], graft=[Graft(0, stage, trace.tensor(own), own.rows)])
 
 
 def test_grafted_experts_take_their_weights_from_the_same_logits(bf16_model: Path, prompt: Prompt):

@@ -16,6 +16,22 @@ from parity.errors import ProbeError
 from parity.probes import CapturePlan, Graft, Recorder
 from parity.records import Rows
 
+
+class DoubledSum:
+    """A computed graft: resid.out of layer 1 becomes twice attn.norm of that layer, over all positions so far."""
+
+    layer, stage, needs, history = 1, "resid.out", ((1, "attn.norm"),), True
+
+    def __init__(self) -> None:
+        self.positions: list[list[int]] = []
+
+    def compute(self, own: Any, tensor: torch.Tensor, seen: Any) -> torch.Tensor:
+        norms = seen.select(stage="attn.norm", layer=1)
+        self.positions.append([int(p) for capture in norms for p in capture.rows.position])
+        assert [c.number for c in seen.captures] == list(range(len(seen.captures)))
+        return (2 * seen.tensor(norms[-1])).to(tensor.dtype)
+
+
 IDS, OTHER = (5, 6, 7, 8, 9, 10), (20, 21, 22)
 
 
@@ -156,3 +172,55 @@ def test_a_value_inside_a_fused_kernel_cannot_be_replaced(engine: Any) -> None:
     with pytest.raises(ProbeError, match="inside a fused kernel"), recorder:
         probe = recorder.step(phase="prefill", step=0, rows=rows)
         probe("attn.q_norm", torch.zeros(1, 2, 3), 0, replaceable=False)
+
+
+def test_a_graft_of_columns_leaves_the_others(engine: Any) -> None:
+    _, trace = forward(engine, chunk=6)
+    (own,) = trace.select(stage="resid.out", layer=0)
+    other = trace.tensor(own) + 1
+    _, grafted = forward(engine, Graft(0, "resid.out", other, own.rows, columns=((1, 3), (5, 6))), chunk=6)
+    (seen,) = grafted.select(stage="resid.out", layer=0)
+    replaced = torch.tensor([False, True, True, False, False, True])
+    assert torch.equal(grafted.tensor(seen)[:, replaced], other[:, replaced])
+    assert torch.equal(grafted.tensor(seen)[:, ~replaced], trace.tensor(own)[:, ~replaced])
+
+
+@pytest.mark.parametrize("columns", [(), ((0, 7),), ((3, 3),), ((-1, 2),)])
+def test_columns_outside_the_row_are_refused(engine: Any, columns: Any) -> None:
+    _, trace = forward(engine, chunk=6)
+    (own,) = trace.select(stage="resid.out", layer=0)
+    with pytest.raises(ProbeError, match=r"column ranges inside 0\.\.6"):
+        forward(engine, Graft(0, "resid.out", trace.tensor(own), own.rows, columns=columns), chunk=6)
+
+
+def test_a_computed_graft_reads_what_the_run_has_seen(engine: Any) -> None:
+    graft = DoubledSum()
+    recorder = Recorder(CapturePlan(), engine.run(IDS), [graft])
+    with recorder:
+        engine.forward(recorder, recorder.run, chunk=4)
+    assert graft.positions == [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
+    trace = recorder.trace()
+    for norm, out in zip(
+        trace.select(stage="attn.norm", layer=1), trace.select(stage="resid.out", layer=1), strict=True
+    ):
+        assert torch.equal(trace.tensor(out), 2 * trace.tensor(norm))
+
+
+def test_a_computed_graft_without_history_holds_one_step_only(engine: Any) -> None:
+    graft = DoubledSum()
+    graft.history = False  # type: ignore[misc]
+    recorder = Recorder(None, engine.run(IDS), [graft])
+    with recorder:
+        engine.forward(recorder, recorder.run, chunk=4)
+    assert graft.positions == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_a_computed_graft_of_another_shape_or_place_is_refused(engine: Any) -> None:
+    graft = DoubledSum()
+    graft.compute = lambda own, tensor, seen: tensor[:1]  # type: ignore[method-assign]
+    with pytest.raises(ProbeError, match="as in the forward pass"):
+        forward(engine, graft)  # type: ignore[arg-type]
+    graft = DoubledSum()
+    graft.layer = 7  # type: ignore[misc]
+    with pytest.raises(ProbeError, match="pass through that site"):
+        forward(engine, graft)  # type: ignore[arg-type]

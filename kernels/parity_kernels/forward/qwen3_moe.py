@@ -179,7 +179,7 @@ class Qwen3Moe:
         )
         self._look(probe, "moe.router_logits", logits, index)
         chosen = probe("moe.topk_ids", ids, index)
-        if chosen is not ids and logits is not None:
+        if logits is not None and not torch.equal(chosen, ids):
             # Other experts than the router chose: their weights follow from the same logits.
             ids = chosen.contiguous()
             routing = logits.softmax(-1).gather(1, ids.long())

@@ -11,9 +11,9 @@ import torch
 
 from parity.errors import RunnerError, UsageError
 from parity.faults import Fault, shipped_fault
-from parity.probes import OFF, Recorder, active, open_recorder
+from parity.probes import OFF, Recorder, open_recorder
 from parity.records import Recipe, Run
-from parity.runner import CapturePlan, Generation, Graft, Request, RunnerInfo, Schedule
+from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule
 from parity.stages import QWEN3_MOE
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
 from parity_kernels.backend import default_device, interpreted
@@ -72,6 +72,7 @@ class TritonRunner:
             environment=capture_environment(device=str(self.device), interpreted=interpreted()),
             stages=tuple(dict.fromkeys(stage.name for _, stage in QWEN3_MOE.sites(1))),
             can=frozenset({"forward", "generate", "graft", "chunk"}),
+            inner=frozenset({"attn.q_norm", "attn.k_norm", "moe.router_logits"}),
         )
 
     def forward(
@@ -80,7 +81,7 @@ class TritonRunner:
         *,
         schedule: Schedule = Schedule(),
         capture: CapturePlan | None = None,
-        graft: Sequence[Graft] = (),
+        graft: Sequence[Graft | ComputedGraft] = (),
     ) -> Trace:
         """Run the requests teacher-forced and return what the probes saw; logits are computed for every row."""
         run = self._run(requests, schedule)
@@ -102,12 +103,19 @@ class TritonRunner:
             out.append(self._probed(step, cache, probes, all_logits=True).clone())
         return torch.cat(out) if out else torch.empty((0, self.config.vocab))
 
-    def generate(self, request: Request, *, max_new_tokens: int, schedule: Schedule = Schedule()) -> Generation:
+    def generate(
+        self,
+        request: Request,
+        *,
+        max_new_tokens: int,
+        schedule: Schedule = Schedule(),
+        graft: Sequence[Graft | ComputedGraft] = (),
+    ) -> Generation:
         """Continue one request greedily; ties go to the lower id. Probes set by the environment see it."""
         self._check([request], schedule, max_new_tokens)
         cache = self._cache(1, len(request.ids) + max_new_tokens)
         run = self._run([request], schedule)
-        with active().bind(run) as probes:
+        with open_recorder(run, None, graft) as probes:
             ids = list(request.ids)
             logits = None
             steps = list(plan_steps([request], schedule, self.device))

@@ -1,0 +1,83 @@
+"""What does a graft need that is computed from the forward pass it is put into? The tensors seen so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from parity.errors import ProbeError
+from parity.records import Capture, Run, site_name
+from parity.runner import ComputedGraft
+from parity.trace import MemoryTrace
+
+Site = tuple[int | None, str]
+
+
+class Held:
+    """Copies of what computed grafts read: of the running step, and of earlier ones where one of them needs these."""
+
+    def __init__(self, grafts: Sequence[ComputedGraft], run: Run) -> None:
+        self._run = run
+        self._sites: dict[Site, bool] = {}
+        for graft in grafts:
+            own = ((graft.layer, graft.stage),) if graft.history else ()
+            for site in (*graft.needs, *own):
+                self._sites[site] = self._sites.get(site, False) or graft.history
+        self._kept: list[tuple[Capture, torch.Tensor]] = []
+
+    def wants(self, site: Site) -> bool:
+        """True for a site that some graft reads."""
+        return site in self._sites
+
+    def take(self, capture: Capture, tensor: torch.Tensor) -> None:
+        """Keep a copy of one tensor."""
+        self._kept.append((capture, tensor.clone(memory_format=torch.contiguous_format)))
+
+    def end_step(self) -> None:
+        """Forget what is not read at later steps."""
+        self._kept = [(c, tensor) for c, tensor in self._kept if self._sites[c.layer, c.stage]]
+
+    def seen(self) -> MemoryTrace:
+        """Everything held, as a trace; captures are numbered anew."""
+        return MemoryTrace(
+            self._run,
+            tuple(replace(capture, number=number) for number, (capture, _) in enumerate(self._kept)),
+            {number: tensor for number, (_, tensor) in enumerate(self._kept)},
+            complete=False,
+        )
+
+
+class PlacedComputation:
+    """One computed graft, and whether it ever had something to replace."""
+
+    def __init__(self, graft: ComputedGraft, held: Held) -> None:
+        self.graft = graft
+        self.name = site_name(graft.layer, graft.stage)
+        self._held = held
+        self._times = 0
+
+    def apply(self, tensor: torch.Tensor, own: Capture) -> torch.Tensor:
+        """What the graft computes for the rows of `own`; ProbeError when it is not what the forward pass can go on
+        with."""
+        result = self.graft.compute(own, tensor.detach(), self._held.seen())
+        if result.shape != tensor.shape or result.dtype != tensor.dtype:
+            raise ProbeError(
+                place=f"graft at {self.name}",
+                expected=f"shape {tuple(tensor.shape)} of {tensor.dtype}, as in the forward pass",
+                found=f"{tuple(result.shape)} of {result.dtype}",
+                next_step="Return a tensor like the one it replaces.",
+            )
+        self._times += 1
+        return result.to(tensor.device).contiguous()
+
+    def check(self) -> None:
+        """Raise ProbeError when the forward pass never came by."""
+        if not self._times:
+            raise ProbeError(
+                place=f"graft at {self.name}",
+                expected="the forward pass to pass through that site",
+                found="that it never did",
+                next_step="Name a layer and a stage that this run computes.",
+            )
