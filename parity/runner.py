@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.metadata import entry_points
+from operator import index
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from parity.errors import RunnerError, UsageError
+from parity.errors import UsageError
 from parity.records import Capture, Environment, Lineage, Recipe, Rows
+from parity.registry import load, open_runner, registered
 from parity.trace import Trace
+
+__all__ = [
+    "CapturePlan",
+    "ComputedGraft",
+    "Generation",
+    "Graft",
+    "Replayer",
+    "Request",
+    "Runner",
+    "RunnerInfo",
+    "Schedule",
+    "check_requests",
+    "load",
+    "open_runner",
+    "registered",
+]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One sequence to run: its name, its token ids, and how many of them are already in the cache."""
+    """One sequence to run: its name, its token ids, and how many of them are already in the cache.
+
+    ids: whole numbers >= 0 of any integer type, kept as Python integers; whether they lie in a model's vocabulary is
+    for `check_requests` to say. Raises UsageError for floats, booleans, texts and negative numbers.
+    """
 
     name: str
     ids: tuple[int, ...]
     cached: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise _not_ids(repr(self.name)[:80], "a name that is text", type(self.name).__name__)
+        object.__setattr__(self, "ids", _whole_ids(self.ids, self.name))
 
 
 @dataclass(frozen=True)
@@ -170,64 +194,60 @@ class Replayer(Protocol):
         ...
 
 
-def open_runner(spec: str, **options: Any) -> Any:
-    """Open runner `NAME:MODEL`; NAME is an entry point of the group `parity.runners`, or `package.module.function`.
+def check_requests(
+    requests: Sequence[Request], schedule: Schedule, *, vocab: int, max_positions: int, new_tokens: int = 0
+) -> None:
+    """Refuse requests that a model of `vocab` ids and `max_positions` positions cannot run under `schedule`.
 
-    The function gets the model as a string and the options, and returns a Runner.
-    Raises UsageError for a spec of another form, RunnerError for an unknown name, listing the known ones.
+    new_tokens: to be generated after each request. Raises UsageError naming the request and the first wrong id.
     """
-    name, colon, model = spec.partition(":")
-    if not colon or not name or not model:
+    for name, value, least in (("chunk", schedule.chunk, 1), ("decode", schedule.decode, 0), ("new", new_tokens, 0)):
+        if (value is not None or name != "chunk") and (type(value) is not int or value < least):
+            raise UsageError(
+                place="schedule" if name != "new" else "max_new_tokens",
+                expected="whole numbers: chunk None or at least 1, decode and new tokens at least 0",
+                found=f"chunk={schedule.chunk!r}, decode={schedule.decode!r}, new tokens {new_tokens!r}",
+                next_step="Leave chunk out to feed the prompt at once.",
+            )
+    names = [request.name for request in requests]
+    if len(set(names)) != len(names):
         raise UsageError(
-            place="runner specification",
-            expected="NAME:MODEL, for instance hf:fixtures/models/moe-tiny",
-            found=repr(spec),
-            next_step="Known names: " + ", ".join(sorted(registered("parity.runners"))) + ".",
+            place="requests",
+            expected="a name of its own for each",
+            found=", ".join(names),
+            next_step="Name them apart: traces are paired by name.",
         )
-    module, dot, function = name.rpartition(".")
-    opener = getattr(_import(module, name), function, None) if dot else load(name, group="parity.runners")
-    if opener is None:
-        raise RunnerError(
-            place=f"runner {name}",
-            expected=f"a function {function} in module {module}",
-            found="none",
-            next_step="Correct the name; the function takes the model and returns a Runner.",
-        )
-    return opener(model, **options)
+    for request in requests:
+        wrong = [(at, token) for at, token in enumerate(request.ids) if token >= vocab]
+        length = len(request.ids) + new_tokens
+        if wrong or len(request.ids) <= schedule.decode or length > max_positions:
+            found = f"{len(request.ids)} ids" + (f" and {new_tokens} new ones" if new_tokens else "")
+            raise UsageError(
+                place=f"request {request.name}",
+                expected=f"more than {schedule.decode} and at most {max_positions} token ids, integers from 0 to "
+                f"{vocab - 1}",
+                found=found + (f", among them {wrong[0][1]} at position {wrong[0][0]}" if wrong else ""),
+                next_step="Check the tokenizer against the model, and the prompt's length against the schedule.",
+            )
 
 
-def registered(group: str) -> dict[str, str]:
-    """Entry points of a group, name to `module:attribute`: the installed ones and those of this checkout."""
-    found = {point.name: point.value for point in entry_points(group=group)}
-    pyproject = Path(__file__).resolve().parent.parent / "pyproject.toml"
-    if pyproject.is_file():
-        declared = tomllib.loads(pyproject.read_text())["project"].get("entry-points", {}).get(group, {})
-        found = {**declared, **found}
-    return found
+def _whole_ids(ids: Any, name: str) -> tuple[int, ...]:
+    place = f"request {name}"
+    if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
+        raise _not_ids(place, "token ids", repr(ids)[:80])
+    whole = []
+    for at, token in enumerate(ids):
+        try:
+            value = -1 if isinstance(token, (bool, str)) else index(token)
+        except TypeError:
+            value = -1
+        if value < 0:
+            raise _not_ids(place, "token ids: whole numbers from 0", f"{token!r} at position {at}")
+        whole.append(value)
+    return tuple(whole)
 
 
-def load(name: str, *, group: str) -> Callable[..., Any] | Any:
-    """Import what entry point `name` of `group` refers to; raises RunnerError with the known names otherwise."""
-    known = registered(group)
-    if name not in known:
-        raise RunnerError(
-            place=f"entry-point group {group}",
-            expected="one of " + (", ".join(sorted(known)) or "none registered"),
-            found=repr(name),
-            next_step="Install the package that provides it, or correct the name.",
-        )
-    module, _, attribute = known[name].partition(":")
-    target = _import(module, f"{name} of {group}")
-    return getattr(target, attribute) if attribute else target
-
-
-def _import(module: str, what: str) -> Any:
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise RunnerError(
-            place=what,
-            expected=f"module {module} to import",
-            found=str(error),
-            next_step="Install the extra that brings it (hf, triton), or put its folder on PYTHONPATH.",
-        ) from error
+def _not_ids(place: str, expected: str, found: str) -> UsageError:
+    return UsageError(
+        place=place, expected=expected, found=found, next_step="Give the ids that the model's own tokenizer makes."
+    )

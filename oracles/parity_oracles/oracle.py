@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.errors import RunnerError, UsageError
+from parity.errors import RunnerError
 from parity.probes import Recorder
 from parity.records import Recipe, Rows, Run
-from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule
+from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, check_requests
 from parity.stages import Family
 from parity.stages import family as family_named
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
@@ -137,7 +137,7 @@ class Oracle(ABC):
     ) -> Generation:
         """Continue one request greedily, without taps but those of the grafts: the largest logit, ties to the lower id;
         end-of-text ids do not stop it."""
-        self._check([request], schedule)
+        self._check([request], schedule, max_new_tokens)
         if not graft:
             return self._generate(request, max_new_tokens, schedule, None)
         recorder = Recorder(None, self._run([request], schedule), graft)
@@ -222,27 +222,17 @@ class Oracle(ABC):
         """Settings besides the schedule that change what is computed."""
         return {}
 
-    def _check(self, requests: Sequence[Request], schedule: Schedule) -> None:
+    def _check(self, requests: Sequence[Request], schedule: Schedule, new_tokens: int = 0) -> None:
+        check_requests(
+            requests,
+            schedule,
+            vocab=self.hyper.vocab,
+            max_positions=self.hyper.max_positions,
+            new_tokens=new_tokens,
+        )
         for request in requests:
-            wrong = [token for token in request.ids if not 0 <= token < self.hyper.vocab]
-            if wrong or len(request.ids) <= schedule.decode or schedule.decode < 0:
-                raise UsageError(
-                    place=f"request {request.name}",
-                    expected=f"more than {schedule.decode} token ids, each in 0..{self.hyper.vocab - 1}",
-                    found=f"{len(request.ids)} ids" + (f", among them {wrong[0]}" if wrong else ""),
-                    next_step="Check the tokenizer against the model, and the prompt's length against the schedule.",
-                )
-            if len(request.ids) > self.hyper.max_positions:
-                raise UsageError(
-                    place=f"request {request.name}",
-                    expected=f"at most {self.hyper.max_positions} positions",
-                    found=f"{len(request.ids)} ids",
-                    next_step="Shorten the request; the model was not made for positions beyond.",
-                )
             if request.cached:
                 raise self._cannot("the whole request", f"cached={request.cached}", "Feed the whole request.")
-            if schedule.chunk is not None and schedule.chunk < 1:
-                raise self._cannot("a chunk of one token at least", f"chunk={schedule.chunk}", "Correct the schedule.")
             if schedule.chunk is not None and "chunk" not in self.can and schedule.chunk < len(request.ids):
                 found = f"chunk={schedule.chunk} for {len(request.ids)} ids"
                 raise self._cannot("the prompt in one piece", found, "Leave chunk out for this oracle.")

@@ -215,7 +215,7 @@ def test_what_it_cannot_do_is_refused(hf: HfRunner, fp8_folder: Path, prompt: Re
         hf.forward([replace(prompt, cached=3)], capture=ALL)
     with pytest.raises(UsageError, match="among them 211"):
         hf.forward([replace(prompt, ids=(1, 211))], capture=ALL)
-    with pytest.raises(UsageError, match="more than 45 token ids"):
+    with pytest.raises(UsageError, match="more than 45 and at most 2048 token ids"):
         hf.forward([prompt], capture=ALL, schedule=Schedule(decode=45))
     with pytest.raises(UsageError, match="dtype one of float32, bfloat16"):
         open_hf(str(fp8_folder), dtype="float16")

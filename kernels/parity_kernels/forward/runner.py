@@ -13,7 +13,7 @@ from parity.errors import RunnerError, UsageError
 from parity.faults import Fault, shipped_fault
 from parity.probes import OFF, Recorder, open_recorder
 from parity.records import Recipe, Run
-from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule
+from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, check_requests
 from parity.stages import QWEN3_MOE
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
 from parity_kernels.backend import default_device, interpreted
@@ -174,32 +174,14 @@ class TritonRunner:
 
     def _check(self, requests: Sequence[Request], schedule: Schedule, new_tokens: int = 0) -> None:
         """Refuse what cannot run before anything is launched."""
-        names = [request.name for request in requests]
-        if schedule.decode < 0 or (schedule.chunk is not None and schedule.chunk < 1) or new_tokens < 0:
-            raise UsageError(
-                place="schedule",
-                expected="chunk None or at least 1, decode and new tokens at least 0",
-                found=f"chunk={schedule.chunk}, decode={schedule.decode}, new tokens {new_tokens}",
-                next_step="Leave chunk out to feed the prompt at once.",
-            )
-        if len(set(names)) != len(names):
-            raise UsageError(
-                place="requests",
-                expected="a name of its own for each",
-                found=", ".join(names),
-                next_step="Name them apart: traces are paired by name.",
-            )
+        check_requests(
+            requests,
+            schedule,
+            vocab=self.config.vocab,
+            max_positions=self.config.max_positions,
+            new_tokens=new_tokens,
+        )
         for request in requests:
-            wrong = [id for id in request.ids if not isinstance(id, int) or not 0 <= id < self.config.vocab]
-            length, most = len(request.ids) + new_tokens, self.config.max_positions
-            if wrong or not schedule.decode < len(request.ids) or length > most:
-                raise UsageError(
-                    place=f"request {request.name}",
-                    expected=f"more than {schedule.decode} and at most {most} token ids, integers from 0 to "
-                    f"{self.config.vocab - 1}",
-                    found=f"{length} ids" + (f", among them {wrong[0]}" if wrong else ""),
-                    next_step="Check the tokenizer against the model, and the prompt's length against the schedule.",
-                )
             if request.cached:
                 raise RunnerError(
                     place=f"request {request.name}",

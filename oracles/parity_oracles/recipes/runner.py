@@ -133,11 +133,11 @@ def expert_rows(rows: Rows, ids: torch.Tensor) -> Rows:
 
 def order_number(number: int) -> Order:
     """One of `ORDERS`; raises UsageError outside them."""
-    if not 0 <= number < len(ORDERS):
+    if type(number) is not int or not 0 <= number < len(ORDERS):
         raise UsageError(
             place="order of the arithmetic",
             expected=f"0..{len(ORDERS) - 1}",
-            found=str(number),
+            found=repr(number),
             next_step="Order 0 is the specification read plainly; see parity_oracles/recipes/arithmetic.py.",
         )
     return ORDERS[number]
@@ -165,4 +165,4 @@ def open_runner(model: str, *, recipe: str | None = None, order: int = 0) -> Rec
 
     recipe: `fp8_block`, `bf16`, `fp32` or `fp64`. order: see parity_oracles/recipes/arithmetic.py.
     """
-    return RecipeRunner(read_checkpoint(Path(model)), recipe=recipe, order=int(order))
+    return RecipeRunner(read_checkpoint(Path(model)), recipe=recipe, order=order)
