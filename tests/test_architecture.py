@@ -15,7 +15,7 @@ LEVELS = [
     {"registry", "preview", "runner", "process_runner", "trace", "metrics"},
     {"probes", "align", "floor"},
     {"compare", "faults", "text"},
-    {"invariance", "fingerprint"},
+    {"invariance", "fingerprint", "graft"},
     {"ladder"},
     {"report"},
     {"pytest_plugin", "cli", "demo", "doctor"},

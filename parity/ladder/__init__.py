@@ -5,6 +5,7 @@ from __future__ import annotations
 from parity.ladder.calibrate import Opening, calibrate_apart, calibrate_floor
 from parity.ladder.investigate import Investigation, investigate
 from parity.ladder.observe import Observation, observe
+from parity.ladder.prove import Proof, prove, sites_of
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import sweep
 
@@ -12,10 +13,13 @@ __all__ = [
     "Investigation",
     "Observation",
     "Opening",
+    "Proof",
     "Replay",
     "calibrate_apart",
     "calibrate_floor",
     "investigate",
     "observe",
+    "prove",
+    "sites_of",
     "sweep",
 ]

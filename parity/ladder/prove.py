@@ -1,0 +1,250 @@
+"""Is the error really made there? Three grafts: the SUT's own tensor, the oracle's at the inputs, the replay's at the
+output.
+
+The sham must change no bit: the instrument itself is harmless. With the oracle's tensors at the inputs of the site the
+error must stay: it is not inherited. With the oracle's stage on the SUT's own inputs put at the output, in prefill and
+decode alike, it must go: nothing else makes it. All layers and stages of the finding are grafted jointly.
+
+One fault can hide another: a projection whose lost rows are zero gives the next one zeros, which that one maps to zero
+rightly, although it would lose the same rows. What adds error of its own only once the first sites are mended is
+unmasked here, and mended with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parity.errors import UsageError
+from parity.floor import Floor
+from parity.graft.effect import Effect, changed_bits, effect_on_logits, logits_of
+from parity.graft.select import select_graft
+from parity.ladder.calibrate import Opening
+from parity.ladder.replay import Replay
+from parity.ladder.replay_graft import Site, replaced_spans, replay_grafts
+from parity.ladder.sweep import oracle_trace, sweep
+from parity.records import Finding, Summary, Verdict, site_name
+from parity.runner import CapturePlan, Generation, Graft, Request
+from parity.stages import Family, family
+from parity.trace import Trace
+
+OnStep = Callable[[str, int, int], None]
+
+UNMASKING_ROUNDS = 4
+"""Faults that hide one behind the other in one layer: gate and up, act, down, and what combines them."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the three grafts did.
+
+    sites: where, by name. sham_changed: logits that the SUT's own tensors changed; 0 when the instrument is harmless.
+    added: by site, the isolated score over the floor with the oracle's tensors at its inputs; above 1 the error stays.
+    cleared: chained scores over the floor at every site that exceeded it before, as (before, after the output graft).
+    unmasked: sites that add error of their own only once the others are mended, with their isolated scores then.
+    effect: of the output graft on the logits, against the oracle's. text_before, text_after: tokens of the greedy
+        continuation that agree with the oracle's from the start on, of how many.
+    """
+
+    sites: tuple[str, ...]
+    sham_changed: int
+    added: dict[str, float | None]
+    cleared: dict[str, tuple[float | None, float | None]]
+    unmasked: dict[str, float | None]
+    effect: Effect
+    text_before: tuple[int, int] | None = None
+    text_after: tuple[int, int] | None = None
+
+    @property
+    def stays(self) -> bool:
+        """The error is added at every site although the inputs are the oracle's."""
+        return bool(self.added) and all(score is not None and score > 1 for score in self.added.values())
+
+    @property
+    def removed(self) -> bool:
+        """Nothing that exceeded its chained floor still does."""
+        return bool(self.cleared) and all(after is not None and after <= 1 for _, after in self.cleared.values())
+
+    @property
+    def proved(self) -> bool:
+        """All three arms came out as they must."""
+        return self.sham_changed == 0 and self.stays and self.removed
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Sites that still exceed their chained floor under the output graft."""
+        return tuple(name for name, (_, after) in self.cleared.items() if after is None or after > 1)
+
+    def sentence(self) -> str:
+        """The three arms in words."""
+        sham = (
+            "changes no bit" if not self.sham_changed else f"changes {self.sham_changed} logits (it must change none)"
+        )
+        low = min((score for score in self.added.values() if score is not None), default=float("nan"))
+        stays = f"leaves the error ({low:.3g} times its gate or more)" if self.stays else "does not leave the error"
+        goes = (
+            f"removes it ({self.effect.line()})"
+            if self.removed
+            else f"leaves {len(self.left)} of {len(self.cleared)} sites over their floor ({self.effect.line()})"
+        )
+        if self.unmasked:
+            goes += f", once {', '.join(self.unmasked)} are mended with them, whose error the others hid"
+        arms = f"the SUT's own tensor {sham}; the oracle's inputs: {stays}; the replayed output: {goes}"
+        return f"Grafts at {', '.join(self.sites)}: {arms}."
+
+
+def sites_of(finding: Finding) -> list[Site]:
+    """Every site that adds error according to a finding: its stage in its layers, and the others it names."""
+    if finding.stage is None:
+        raise UsageError(
+            place="proof",
+            expected="a finding with a stage",
+            found=f"verdict {finding.verdict} without one",
+            next_step="A clean or unresolved finding has nothing to prove.",
+        )
+    others = finding.evidence.get("also_adds_error", {})
+    layers: tuple[int | None, ...] = finding.layers or (None,)
+    return [(layer, finding.stage) for layer in layers] + [(n, stage) for stage, at in others.items() for n in at]
+
+
+def prove(
+    sut: Any,
+    *,
+    oracle: Any,
+    emulation: Opening,
+    request: Request,
+    trace: Trace,
+    sites: Sequence[Site],
+    chained: Summary,
+    floor: Floor,
+    generations: tuple[Generation, Generation] | None = None,
+    on_step: OnStep | None = None,
+) -> Proof:
+    """Try a finding by grafts.
+
+    sut: can forward, generate and graft. oracle: exact; can forward, graft and replay. emulation: opens a runner that
+        replays the SUT's recipe, in the SUT's process. trace: of the SUT, every stage. sites: of the finding.
+    chained: the sweep of `trace`. generations: the SUT's and the oracle's continuation; None leaves the text out.
+    Raises UsageError for an SUT that cannot graft.
+    """
+    info = sut.describe()
+    if "graft" not in info.can:
+        raise UsageError(
+            place=f"proof on runner {info.name}",
+            expected="a runner that can graft",
+            found=", ".join(sorted(info.can)),
+            next_step="Without grafts the isolated replay stands as evidence, not as proof.",
+        )
+    graph, layers = family(trace.run.family), trace.run.layers
+    tell = on_step or (lambda *_: None)
+    tell("proof", 0, 3)
+    logits_only = CapturePlan(stages=("logits",))
+    sham = sut.forward([request], capture=logits_only, graft=_own_tensors(trace, sites, graph, info.inner))
+    tell("proof", 1, 3)
+    added = _with_oracle_inputs(sut, oracle, request, trace, sites, graph, info.inner, floor)
+    tell("proof", 2, 3)
+    mended, unmasked = list(sites), {}
+    for _ in range(UNMASKING_ROUNDS):
+        grafts = replay_grafts(
+            mended, graph=graph, layers=layers, inner=info.inner, oracle=emulation, recipe=info.recipe.name
+        )
+        healed = sut.forward([request], capture=CapturePlan(), graft=grafts)
+        hidden = _adding(Replay(healed, oracle).compare(floor=floor), mended)
+        if not hidden:
+            break
+        mended += hidden
+        unmasked |= {site_name(*site): score for site, score in hidden.items()}
+    target = oracle.forward([request], capture=logits_only)
+    texts = None
+    if generations is not None:
+        new = len(generations[1].ids)
+        after = sut.generate(request, max_new_tokens=new, graft=grafts)
+        texts = tuple((_agreeing(one, generations[1]), new) for one in (generations[0], after))
+    tell("proof", 3, 3)
+    return Proof(
+        sites=tuple(site_name(*site) for site in sites),
+        sham_changed=changed_bits(logits_of(trace), logits_of(sham)),
+        added=added,
+        cleared=_cleared(chained, sweep(oracle, healed, floor=floor), info.inner),
+        unmasked=unmasked,
+        effect=effect_on_logits(before=trace, after=healed, target=target),
+        text_before=texts[0] if texts else None,
+        text_after=texts[1] if texts else None,
+    )
+
+
+def _own_tensors(trace: Trace, sites: Sequence[Site], graph: Family, inner: frozenset[str]) -> list[Graft]:
+    """The SUT's own captures where the output grafts will go."""
+    return [
+        Graft(capture.layer, capture.stage, trace.tensor(capture), capture.rows)
+        for layer in dict.fromkeys(layer for layer, _ in sites)
+        for stage in replaced_spans({s for at, s in sites if at == layer}, graph=graph, layer=layer, inner=inner)
+        for capture in trace.select(stage=stage, layer=layer)
+    ]
+
+
+def _with_oracle_inputs(
+    sut: Any,
+    oracle: Any,
+    request: Request,
+    trace: Trace,
+    sites: Sequence[Site],
+    graph: Family,
+    inner: frozenset[str],
+    floor: Floor,
+) -> dict[str, float | None]:
+    """Isolated scores of the sites in a run whose inputs there are the oracle's, routed as the SUT was."""
+    truth, layers = oracle_trace(oracle, trace), trace.run.layers
+    inputs = {place for layer, stage in sites for place in _replaceable_inputs(layer, stage, graph, layers, inner)}
+    grafts = [
+        select_graft(donor=truth, recipient=trace, layer=layer, stage=stage).graft
+        for layer, stage in sorted(inputs, key=str)
+    ]
+    fed = sut.forward([request], capture=CapturePlan(), graft=grafts)
+    replay = Replay(fed, oracle)
+    scores: dict[str, float | None] = {}
+    for layer, stage in sites:
+        found = [record.over_floor for record in replay.judge(replay.site(layer, stage), floor=floor)]
+        scores[site_name(layer, stage)] = max((score for score in found if score is not None), default=None)
+    return scores
+
+
+def _replaceable_inputs(layer: int | None, stage: str, graph: Family, layers: int, inner: frozenset[str]) -> set[Site]:
+    """The sites a stage reads; for one inside a kernel, what that one reads. The choice of experts stays the SUT's."""
+    found: set[Site] = set()
+    for name in graph.stage(stage).inputs:
+        at, source = graph.resolve(layer, name, layers=layers)
+        if source in inner:
+            found |= _replaceable_inputs(at, source, graph, layers, inner)
+        elif source != "moe.topk_ids":
+            found.add((at, source))
+    return found
+
+
+def _adding(isolated: Summary, known: Sequence[Site]) -> dict[Site, float | None]:
+    """Sites besides the known ones that add error of their own."""
+    return {
+        (record.layer, record.stage): record.over_floor
+        for record in isolated.comparisons
+        if record.verdict is Verdict.EXCEEDS_FLOOR and (record.layer, record.stage) not in known
+    }
+
+
+def _cleared(before: Summary, after: Summary, inner: frozenset[str]) -> dict[str, tuple[float | None, float | None]]:
+    """Every site that exceeded its chained floor, before and after; but for what lives inside a kernel, which the graft
+    passes by: there the engine goes on showing its own value."""
+    scores = {(record.name, record.phase): record for record in after.comparisons}
+    result: dict[str, tuple[float | None, float | None]] = {}
+    for record in before.comparisons:
+        if record.verdict in (Verdict.EXCEEDS_FLOOR, Verdict.NONFINITE) and record.stage not in inner:
+            now = scores.get((record.name, record.phase))
+            score = None if now is None or now.verdict is Verdict.NONFINITE else now.over_floor
+            result[record.name] = (record.over_floor, score)
+    return result
+
+
+def _agreeing(one: Generation, other: Generation) -> int:
+    """Tokens from the start on in which two continuations agree."""
+    pairs = zip(one.ids, other.ids, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one.ids), len(other.ids)))

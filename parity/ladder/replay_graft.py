@@ -1,0 +1,116 @@
+"""What would the oracle's stage have put out, fed what this very run computed? A graft that replays its site."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.errors import ProbeError
+from parity.ladder.calibrate import Opening
+from parity.ladder.replay import Replay
+from parity.records import Capture, Rows, site_name
+from parity.runner import open_runner
+from parity.stages import Family
+from parity.trace import MemoryTrace, Trace
+
+Site = tuple[int | None, str]
+
+
+@dataclass(frozen=True)
+class ReplayGraft:
+    """A computed graft: the oracle's stage on the run's own inputs, put at its output.
+
+    span: the stages that the oracle computes, in order, ending with `stage`; more than one where the first live inside
+        a kernel and cannot be replaced there. oracle: opened once in the process that runs the engine.
+    recipe: precision recipe that the oracle emulates, so that what is put in carries the SUT's own noise.
+    needs, history: see parity.runner.ComputedGraft.
+    """
+
+    layer: int | None
+    stage: str
+    span: tuple[str, ...]
+    oracle: Opening
+    recipe: str
+    needs: tuple[Site, ...]
+    history: bool
+
+    def compute(self, own: Capture, tensor: torch.Tensor, seen: Trace) -> torch.Tensor:
+        """The replayed rows of `own`, in its dtype and order. Raises ProbeError where the oracle cannot replay."""
+        oracle = _opened(self.oracle.spec, tuple(sorted(self.oracle.options.items())))
+        captures = [*seen.captures, replace(own, number=len(seen.captures))]
+        tensors = {capture.number: seen.tensor(capture) for capture in seen.captures}
+        tensors[captures[-1].number] = tensor
+        for stage in self.span:
+            here = [capture for capture in captures if (capture.layer, capture.stage) == (self.layer, stage)]
+            replayed = {capture.number: tensors[capture.number].clone() for capture in here}
+            for request in np.unique(own.rows.request).tolist():
+                trace = MemoryTrace(seen.run, tuple(captures), tensors)
+                site = Replay(trace, oracle, request=request, recipe=self.recipe).site(self.layer, stage)
+                if site.sut is None or site.oracle is None:
+                    raise _obstacle(site_name(self.layer, stage), site.obstacle)
+                for capture in here:
+                    _put(replayed[capture.number], capture.rows, request, site.oracle, int(site.sut.position[0]))
+            tensors |= replayed
+        return tensors[captures[-1].number]
+
+
+def replay_grafts(
+    sites: Sequence[Site], *, graph: Family, layers: int, inner: Collection[str], oracle: Opening, recipe: str
+) -> list[ReplayGraft]:
+    """Grafts that put the oracle's replay in place of the SUT's own work at `sites`, all of them jointly.
+
+    layers: of the model. inner: stages that cannot be replaced; the stages that read them are, through a span.
+    """
+    grafts = []
+    for layer in dict.fromkeys(layer for layer, _ in sites):
+        asked = {stage for at, stage in sites if at == layer}
+        for stage, span in replaced_spans(asked, graph=graph, layer=layer, inner=inner).items():
+            reads = [graph.resolve(layer, name, layers=layers) for s in span for name in graph.stage(s).inputs]
+            hidden = [(layer, name) for name in span[:-1]]
+            needs = tuple(dict.fromkeys([*reads, *hidden]))
+            history = any(graph.stage(name).state for name in span)
+            grafts.append(ReplayGraft(layer, stage, span, oracle, recipe, needs, history))
+    return grafts
+
+
+def replaced_spans(
+    asked: Collection[str], *, graph: Family, layer: int | None, inner: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """For the stages of one layer: where grafts go, and the span that each stands for.
+
+    A stage inside a kernel is replaced at the first stages outside that read it.
+    """
+    hidden: dict[str, tuple[str, ...]] = {}
+    spans: dict[str, tuple[str, ...]] = {}
+    for node in (*graph.prologue, *graph.epilogue) if layer is None else graph.layer:
+        before = tuple(dict.fromkeys(part for name in node.inputs for part in hidden.get(name, ())))
+        if node.name in asked or before:
+            (hidden if node.name in inner else spans)[node.name] = (*before, node.name)
+    return spans
+
+
+def _put(into: torch.Tensor, rows: Rows, request: int, values: torch.Tensor, first: int) -> None:
+    """Rows of one request from canonical order, [T, ...] or [T, S, ...] from position `first`, into a capture's own."""
+    here = np.flatnonzero(rows.request == request)
+    at = [rows.position[here] - first] + ([] if rows.slot is None else [rows.slot[here]])
+    index = tuple(torch.from_numpy(np.asarray(part, np.int64)) for part in at)
+    into[torch.from_numpy(here).to(into.device)] = values[index].to(into.device, into.dtype)
+
+
+@lru_cache(maxsize=2)
+def _opened(spec: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    return open_runner(spec, **dict(options))
+
+
+def _obstacle(name: str, why: str) -> ProbeError:
+    return ProbeError(
+        place=f"replay graft at {name}",
+        expected="everything that the stage reads, from this run",
+        found=why,
+        next_step="Graft a tensor instead, or a site whose inputs the engine shows.",
+    )

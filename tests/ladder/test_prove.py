@@ -1,0 +1,159 @@
+"""Do the three grafts confirm a true finding, and refute a false one?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parity.errors import UsageError
+from parity.floor import Floor
+from parity.ladder import Opening, Proof, prove, sites_of, sweep
+from parity.ladder.prove import Site
+from parity.ladder.replay_graft import replaced_spans
+from parity.records import Finding
+from parity.runner import CapturePlan, Generation, Request
+from parity.stages import QWEN3_MOE
+from parity_kernels.forward.runner import TritonRunner
+from parity_kernels.forward.runner import open_runner as open_engine
+
+Try = Callable[..., Proof]
+
+
+@pytest.fixture
+def attempt(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request) -> Try:
+    """attempt(sites, change=..., fault=...): plant, capture, and try the claim that the error is added at `sites`."""
+
+    def run(
+        sites: list[Site], *, change: Callable[[TritonRunner], None] | None = None, fault: str | None = None
+    ) -> Proof:
+        engine = open_engine(str(fp8_model), fault=fault)
+        if change is not None:
+            change(engine)
+        trace = engine.forward([request_160], capture=CapturePlan())
+        texts = tuple(runner.generate(request_160, max_new_tokens=4) for runner in (engine, oracle))
+        return prove(
+            engine,
+            oracle=oracle,
+            emulation=Opening(f"recipe:{fp8_model}"),
+            request=request_160,
+            trace=trace,
+            sites=sites,
+            chained=sweep(oracle, trace, floor=floor),
+            floor=floor,
+            generations=(texts[0], texts[1]),
+        )
+
+    return run
+
+
+def scale_rows(name: str, calls: set[int], factor: float) -> Callable[[TritonRunner], None]:
+    """Multiply what op `name` returns by `factor` in the calls numbered so, counted within each forward pass."""
+
+    def change(runner: TritonRunner) -> None:
+        op, layers = runner.engine.ops[name], runner.config.layers
+        count = [0]
+
+        def scaled(*args: Any, **kwargs: Any) -> Any:
+            result = op(*args, **kwargs)
+            number, count[0] = count[0] % (2 * layers), count[0] + 1
+            return result.mul_(factor) if number in calls else result
+
+        runner.engine.ops[name] = scaled
+
+    return change
+
+
+def test_the_incident_is_proved_in_all_its_layers(attempt: Try):
+    sites: list[Site] = [(layer, stage) for layer in (0, 1) for stage in ("moe.gate", "moe.up")]
+    proof = attempt(sites, fault="moe_tile_truncation")
+    assert proof.sham_changed == 0
+    assert set(proof.added) == {"L00.moe.gate", "L01.moe.gate", "L00.moe.up", "L01.moe.up"}
+    assert min(score for score in proof.added.values() if score is not None) > 1
+    assert proof.cleared["L00.moe.gate"][0] > 1  # type: ignore[operator]
+    # The capped down projection loses the same rows, which shows only once they are not zero already.
+    assert set(proof.unmasked) == {"L00.moe.down", "L01.moe.down"}
+    assert proof.removed, proof.left
+    assert proof.proved
+    assert proof.effect.changed > 0
+    assert proof.text_after is not None
+    assert "changes no bit" in proof.sentence()
+
+
+def test_half_a_finding_is_completed_and_says_so(attempt: Try):
+    proof = attempt([(0, "moe.gate"), (0, "moe.up")], fault="moe_tile_truncation")
+    assert proof.stays
+    assert set(proof.sites) == {"L00.moe.gate", "L00.moe.up"}
+    # What was not claimed is unmasked, and named apart from what was.
+    assert {"L01.moe.gate", "L01.moe.up"} <= set(proof.unmasked)
+    assert proof.removed
+
+
+def test_an_inherited_error_is_not_proved_where_it_only_shows(attempt: Try):
+    # The second layer's down projection is scaled; its residual shows it and adds nothing of its own.
+    proof = attempt([(1, "resid.out")], change=scale_rows("grouped_gemm_fp8", {3}, 1.5))
+    assert not proof.stays
+    assert not proof.proved
+    assert "does not leave the error" in proof.sentence()
+
+
+def test_a_site_inside_a_kernel_is_replaced_where_the_kernel_ends(attempt: Try):
+    def no_weights(runner: TritonRunner) -> None:
+        op, layers = runner.engine.ops["qk_norm_rope"], runner.config.layers
+        calls = [0]
+
+        def changed(q: Any, k: Any, q_weight: Any, k_weight: Any, *rest: Any, **more: Any) -> Any:
+            number, calls[0] = calls[0] % layers, calls[0] + 1
+            return op(q, k, q_weight * 1.3 if number == 1 else q_weight, k_weight, *rest, **more)
+
+        runner.engine.ops["qk_norm_rope"] = changed
+
+    proof = attempt([(1, "attn.q_norm")], change=no_weights)
+    assert proof.sham_changed == 0
+    assert proof.stays, proof.added
+    assert proof.removed, proof.left
+    assert attempt([(0, "attn.q_norm")], change=no_weights).proved is False
+
+
+def test_where_grafts_go_and_what_they_span():
+    inner = {"attn.q_norm", "attn.k_norm", "moe.router_logits"}
+    spans = replaced_spans({"attn.q_norm"}, graph=QWEN3_MOE, layer=0, inner=inner)
+    assert spans == {"attn.q_rope": ("attn.q_norm", "attn.q_rope")}
+    spans = replaced_spans({"moe.router_logits", "moe.down"}, graph=QWEN3_MOE, layer=3, inner=inner)
+    assert spans == {
+        "moe.topk_ids": ("moe.router_logits", "moe.topk_ids"),
+        "moe.topk_weights": ("moe.router_logits", "moe.topk_weights"),
+        "moe.down": ("moe.down",),
+    }
+    assert replaced_spans({"logits"}, graph=QWEN3_MOE, layer=None, inner=inner) == {"logits": ("logits",)}
+
+
+def test_sites_come_from_the_finding():
+    finding = Finding("fault", "isolated replay", (0, 2), "moe.gate", evidence={"also_adds_error": {"moe.up": [0]}})
+    assert sites_of(finding) == [(0, "moe.gate"), (2, "moe.gate"), (0, "moe.up")]
+    assert sites_of(Finding("fault", "x", (), "final_norm")) == [(None, "final_norm")]
+    with pytest.raises(UsageError, match="nothing to prove"):
+        sites_of(Finding("clean", "x"))
+
+
+def test_a_runner_that_cannot_graft_is_refused(oracle: Any, floor: Floor, request_160: Request):
+    class Closed:
+        def describe(self) -> Any:
+            from dataclasses import replace
+
+            return replace(oracle.describe(), can=frozenset({"forward"}))
+
+    with pytest.raises(UsageError, match="runner that can graft"):
+        prove(
+            Closed(), oracle=oracle, emulation=Opening("recipe:x"), request=request_160, trace=None,  # type: ignore[arg-type]
+            sites=[], chained=None, floor=floor,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+def test_agreement_counts_from_the_start():
+    from parity.ladder.prove import _agreeing
+
+    assert _agreeing(Generation((1, 2, 3)), Generation((1, 2, 4))) == 2
+    assert _agreeing(Generation((1, 2)), Generation((1, 2, 4))) == 2
