@@ -14,12 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parity.fingerprint.causes import NEVER_WRITTEN, STALE
 from parity.fingerprint.record import Fingerprint
 from parity.metrics import Moments, cosine, norm_ratio, pair_moments, rel_l2
 from parity.records import Slice
-
-NEVER_WRITTEN = "rows past a tile edge were never written"
-STALE = "rows past a tile edge hold stale memory"
 
 TILE_HEIGHTS = (256, 128, 64, 32, 16, 8)
 """Tile heights of grouped GEMMs that are looked for when none is told; tensor cores want at least 8 rows."""
