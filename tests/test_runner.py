@@ -1,4 +1,4 @@
-"""What is refused before any runner runs: options a runner does not have, ids that are no ids, schedules of nonsense."""
+"""What is refused before a runner runs: options it does not have, ids that are no ids, schedules of nonsense."""
 
 from __future__ import annotations
 

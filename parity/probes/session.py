@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from parity.errors import ProbeError
+from parity.errors import ProbeError, UsageError
 from parity.probes.off import OFF, _Off
 from parity.probes.plan import VARIABLES, check_plan, plan_from_environment
 from parity.probes.recorder import Recorder
@@ -100,11 +100,24 @@ def active() -> Session | _Off:
         return session
     settings = tuple(os.environ.get(name) for name in VARIABLES)
     if not settings[0]:
+        if settings[0] is None and any(settings[1:]):
+            raise _filter_without_capture(settings)
         return OFF
     if settings not in _FROM_ENVIRONMENT:
         plan = plan_from_environment()
         _FROM_ENVIRONMENT[settings] = None if plan is None else Session(plan)
     return _FROM_ENVIRONMENT[settings] or OFF
+
+
+def _filter_without_capture(settings: tuple[str | None, ...]) -> UsageError:
+    """Filters of a capture that nobody asked for: the run would look captured and leave nothing."""
+    found = ", ".join(f"{name}={value}" for name, value in zip(VARIABLES, settings, strict=True) if value)
+    return UsageError(
+        place="environment",
+        expected="PARITY_CAPTURE=dir beside the filters of a capture",
+        found=found,
+        next_step="Set PARITY_CAPTURE too, or unset these; PARITY_CAPTURE= (empty) turns capturing off.",
+    )
 
 
 def open_recorder(

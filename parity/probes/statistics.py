@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from parity.records import Run, as_json
+from parity.trace.shard import make_folder
 
 STATS = "stats.json"
 Key = tuple[int | None, str, str, int]
@@ -83,7 +84,7 @@ class Statistics:
     def write(self, folder: str | Path, run: Run, *, complete: bool) -> Path:
         """Write `stats.json` into `folder`, whole or not at all."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path, draft = folder / STATS, folder / f".{STATS}.{os.getpid()}"
         value = {
             "format": "parity-stats",

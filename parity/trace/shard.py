@@ -114,6 +114,21 @@ def _create(path: Path) -> Any:
         ) from None
 
 
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its parents; raises TraceError where a file is in the way or it may not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(None, "no permission to write", str(folder))
+    except OSError as error:
+        raise TraceError(
+            place=str(folder),
+            expected="a folder that can be made and written",
+            found=error.strerror or str(error),
+            next_step="Name another folder for the trace.",
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make a new file's name durable: its folder must be flushed as well as the file."""
     handle = os.open(folder, os.O_RDONLY)

@@ -20,7 +20,7 @@ from parity.records import Capture, Run
 from parity.trace.journal import MANIFEST, encode_line
 from parity.trace.manifest import capture_line, header_line, shard_name
 from parity.trace.rowdata import encode, fields_of
-from parity.trace.shard import dtype_name, payload_bytes, sync_folder, write_shard
+from parity.trace.shard import dtype_name, make_folder, payload_bytes, sync_folder, write_shard
 from parity.trace.trace import Trace
 
 FLUSH_BYTES = 256 * 2**20
@@ -44,7 +44,7 @@ class TraceWriter:
         self._last = -1
         self._pending: list[tuple[Capture, torch.Tensor]] = []
         self._bytes = 0
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         try:
             # Exclusive: of two processes that were given one folder, the second stops here.
             self._manifest = (self.folder / MANIFEST).open("xb")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from parity.errors import ProbeError, UsageError
+from parity.errors import ProbeError, TraceError, UsageError
 from parity.probes import OFF, CapturePlan, active, capture, open_recorder
 from parity.trace import open_trace, verify_trace
 
@@ -75,7 +75,7 @@ def test_the_environment_captures(engine: Any, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PARITY_TOKENS", "some")
     with pytest.raises(UsageError, match="PARITY_TOKENS"):
         serve(engine)
-    monkeypatch.delenv("PARITY_CAPTURE")
+    monkeypatch.setenv("PARITY_CAPTURE", "")
     assert active() is OFF
 
 
@@ -84,3 +84,20 @@ def test_importing_probes_imports_no_engine() -> None:
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, check=False)
     assert done.returncode == 0
+
+
+def test_filters_without_a_capture_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("PARITY_CAPTURE", raising=False)
+    monkeypatch.setenv("PARITY_STAGES", "moe.*")
+    with pytest.raises(UsageError, match=r"PARITY_CAPTURE=dir.*found PARITY_STAGES=moe"):
+        active()
+    monkeypatch.setenv("PARITY_CAPTURE", "")
+    assert active() is OFF
+
+
+@pytest.mark.parametrize("folder", ["file", "file/inside", "/proc/parity"])
+@pytest.mark.parametrize("mode", ["tensor", "stats"])
+def test_a_folder_that_cannot_be_made_is_named(engine: Any, tmp_path: Path, folder: str, mode: str):
+    (tmp_path / "file").write_text("")
+    with capture(tmp_path / folder, mode=mode), pytest.raises(TraceError, match="a folder that can be made"):
+        serve(engine)
