@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from parity.records import Run, as_json
-from parity.trace.shard import make_folder
+from parity.trace.failure import make_folder
 
 STATS = "stats.json"
 Key = tuple[int | None, str, str, int]

@@ -13,7 +13,8 @@ from parity.errors import TraceError
 from parity.records import Capture, Environment, Lineage, Recipe, Run, as_json
 from parity.stages import VOCABULARY
 from parity.trace.journal import SPEC
-from parity.trace.shard import BY_NAME, is_count
+from parity.trace.jsontext import are_counts, is_count
+from parity.trace.shard import BY_NAME
 
 FORMAT = "parity-trace"
 VERSION = 1
@@ -97,6 +98,21 @@ def _parse_environment(value: Any, place: str) -> Environment:
     return Environment(**found)
 
 
+def step_line(phase: str, step: int, chunk: int) -> dict[str, Any]:
+    """The line that says which step begins: what a killed process was doing is the last of them."""
+    return {"kind": "step", "phase": phase, "step": step, "chunk": chunk}
+
+
+def parse_step(line: Mapping[str, Any], place: str) -> tuple[str, int, int]:
+    """(phase, step, chunk) of a step line."""
+    if line.get("phase") not in ("prefill", "decode"):
+        raise _refuse(f"{place}, phase", "prefill or decode", line.get("phase"))
+    for key in ("step", "chunk"):
+        if not is_count(line.get(key)):
+            raise _refuse(f"{place}, {key}", "a whole number, not negative", line.get(key))
+    return line["phase"], line["step"], line["chunk"]
+
+
 def capture_line(capture: Capture, *, shard: str, tensor: str, crc: int, rows: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest line of one capture whose payload is `tensor` of `shard`."""
     geometry = {key: value for key, value in capture.geometry.items() if key != "row"}
@@ -144,7 +160,9 @@ def parse_capture(line: Mapping[str, Any], place: str, *, run: Run) -> dict[str,
     check("tensor", isinstance(line.get("tensor"), str), "the name of a tensor in the shard")
     for key in ("geometry", "launch"):
         check(key, isinstance(line.get(key, {}), dict), "an object")
-    check("placement", isinstance(line.get("placement"), (dict, type(None))), "an object or null")
+    check("geometry", _is_geometry(line.get("geometry", {})), _GEOMETRY)
+    check("launch", _is_launch(line.get("launch", {})), _LAUNCH)
+    check("placement", _is_placement(line.get("placement"), len(axes)), _PLACEMENT)
     check("reduction", line.get("reduction", "complete") in ("complete", "partial"), "complete or partial")
     check("model", line.get("model", "target") in ("target", "draft"), "target or draft")
     for key in ("basis", "variant"):
@@ -186,8 +204,42 @@ def _is_site(value: Any) -> bool:
     )
 
 
+_GEOMETRY = "tile_m a number above 0, expert_offsets numbers from 0 that never fall, and no row (see rows)"
+_LAUNCH = "grid a list of numbers, block an object, covers and requires objects of the same keys and of numbers"
+_PLACEMENT = "null, or global_shape and offset with a number an axis, and rank a number"
+
+
+def _is_geometry(value: dict[str, Any]) -> bool:
+    tile, offsets = value.get("tile_m"), value.get("expert_offsets")
+    return (
+        "row" not in value
+        and (tile is None or (is_count(tile) and tile > 0))
+        and (offsets is None or (are_counts(offsets) and offsets == sorted(offsets) and offsets[:1] in ([], [0])))
+    )
+
+
+def _is_launch(value: dict[str, Any]) -> bool:
+    covers, requires = value.get("covers", {}), value.get("requires", {})
+    return (
+        are_counts(value.get("grid", []))
+        and all(isinstance(part, dict) for part in (covers, requires, value.get("block", {})))
+        and ("requires" not in value or covers.keys() == requires.keys())
+        and are_counts([*covers.values(), *requires.values()])
+    )
+
+
+def _is_placement(value: Any, axes: int) -> bool:
+    if value is None:
+        return True
+    return (
+        isinstance(value, dict)
+        and all(are_counts(value.get(key)) and len(value[key]) == axes for key in ("global_shape", "offset"))
+        and is_count(value.get("rank"))
+    )
+
+
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(is_count(item) for item in value)
+    return are_counts(value)
 
 
 def _is_text(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""How are payload bytes laid out in one shard, and which shards are refused? Safetensors, written and parsed here.
+"""Where do payloads lie in one shard, and which shards are refused? Safetensors, parsed and mapped here.
 
 A shard is a safetensors file: 8 bytes little-endian length of the header, the header (JSON), then the data. It is
 parsed here and not by the library because every offset must be checked before a byte is mapped, and an error must
@@ -7,13 +7,12 @@ name the shard and the tensor.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
 import stat
+import sys
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from parity.errors import TraceError
+from parity.trace.jsontext import are_counts, parse_json
 
 # Safetensors' names of the dtypes that a payload may have.
 DTYPES: dict[str, torch.dtype] = {
@@ -41,8 +41,10 @@ DTYPES: dict[str, torch.dtype] = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in CODES}
 
-MAX_HEADER = 100_000_000
-"""Longest header accepted, the safetensors library's own limit: a lie in the length must not allocate memory."""
+MAX_HEADER = 16 * 2**20
+"""Longest header accepted, some 130,000 tensors: a lie in its length must not allocate memory, see journal.MAX_LINE."""
+# Reserves no swap for a private mapping, which readers never write to; the module names it from Python 3.13 on.
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 _REBUILD = "The file was cut, altered or written by a faulty writer: capture again, or restore it from a copy."
 
@@ -50,92 +52,6 @@ _REBUILD = "The file was cut, altered or written by a faulty writer: capture aga
 def dtype_name(dtype: torch.dtype) -> str:
     """A dtype as records spell it: `bfloat16`, without `torch.`."""
     return str(dtype).removeprefix("torch.")
-
-
-def payload_bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a tensor in row-major order, little-endian, without a copy when it is contiguous on the CPU."""
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    if not flat.numel():
-        return memoryview(b"")
-    return flat.view(torch.uint8).numpy().data
-
-
-def write_shard(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Write `tensors` to a new safetensors file, flush it to the disk, and return the CRC-32 of each payload.
-
-    Payloads are laid out by falling element size after a header padded to 8 bytes, so that each is aligned.
-    Raises TraceError when the file exists or a dtype has no safetensors name.
-    """
-    for name, tensor in tensors.items():
-        if tensor.dtype not in CODES:
-            raise TraceError(
-                place=f"tensor {name} for {path.name}",
-                expected="a dtype among " + ", ".join(BY_NAME),
-                found=dtype_name(tensor.dtype),
-                next_step="Cast it before it is captured.",
-            )
-    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
-    header: dict[str, Any] = {}
-    offset = 0
-    for name in order:
-        tensor = tensors[name]
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": CODES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    crcs = {}
-    with _create(path) as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for name in order:
-            payload = payload_bytes(tensors[name])
-            crcs[name] = zlib.crc32(payload)
-            file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
-    return crcs
-
-
-def _create(path: Path) -> Any:
-    try:
-        return path.open("xb")
-    except FileExistsError:
-        raise TraceError(
-            place=str(path),
-            expected="no such file yet",
-            found="one that is already there",
-            next_step="Each trace needs a folder of its own; another process may be writing this one.",
-        ) from None
-
-
-def make_folder(folder: Path) -> None:
-    """Make `folder` and its parents; raises TraceError where a file is in the way or it may not be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(None, "no permission to write", str(folder))
-    except OSError as error:
-        raise TraceError(
-            place=str(folder),
-            expected="a folder that can be made and written",
-            found=error.strerror or str(error),
-            next_step="Name another folder for the trace.",
-        ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a new file's name durable: its folder must be flushed as well as the file."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -172,6 +88,7 @@ class Shard:
 
     def entry(self, name: str) -> Entry:
         """Where tensor `name` lies; raises TraceError when the shard has no such tensor."""
+        self._check_size()
         try:
             return self.entries[name]
         except KeyError:
@@ -181,6 +98,20 @@ class Shard:
                 found=f"{len(self.entries)} tensors, none of that name",
                 next_step=_REBUILD,
             ) from None
+
+    def _check_size(self) -> None:
+        """Touching a page beyond the end of a file that was cut since it was mapped would kill the process."""
+        try:
+            size = os.stat(self.path, follow_symlinks=False).st_size
+        except OSError:
+            return  # removed since: the mapping keeps the bytes alive
+        if size < len(self._map):
+            raise TraceError(
+                place=str(self.path),
+                expected=f"{len(self._map)} bytes, as when it was opened",
+                found=f"{size}",
+                next_step=_REBUILD,
+            )
 
     def tensor(self, name: str) -> torch.Tensor:
         """Tensor `name` over the mapped bytes: no copy where its offset is aligned to its element size."""
@@ -198,7 +129,7 @@ class Shard:
 
 def _map_file(path: Path) -> mmap.mmap:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         found = "a symbolic link" if path.is_symlink() else error.strerror or str(error)
         raise TraceError(place=str(path), expected="a plain file", found=found, next_step=_REBUILD) from error
@@ -214,7 +145,15 @@ def _map_file(path: Path) -> mmap.mmap:
                 next_step=_REBUILD,
             )
         # Copy-on-write: torch wants a writable buffer, and no reader may change the file.
-        return mmap.mmap(handle, info.st_size, access=mmap.ACCESS_COPY)
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        return mmap.mmap(handle, info.st_size, flags=mmap.MAP_PRIVATE | _NORESERVE, prot=protection)
+    except (OSError, ValueError, OverflowError) as error:
+        raise TraceError(
+            place=str(path),
+            expected="a file that can be mapped into memory",
+            found=f"{info.st_size} bytes: {error}",
+            next_step="Raise the process's limit of address space, if the file is meant to be as large as that.",
+        ) from error
     finally:
         os.close(handle)
 
@@ -227,9 +166,9 @@ def _parse_header(path: Path, data: mmap.mmap) -> dict[str, Entry]:
     if length > min(MAX_HEADER, len(data) - 8):
         raise refuse(f"a header of at most {min(MAX_HEADER, len(data) - 8)} bytes", f"a length of {length}")
     try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise refuse("a JSON header", f"none ({type(error).__name__})") from None
+        header = parse_json(data[8 : 8 + length])
+    except ValueError as error:
+        raise refuse("a JSON header", f"none ({error})"[:160]) from None
     if not isinstance(header, dict):
         raise refuse("a JSON object as header", type(header).__name__)
     header.pop("__metadata__", None)
@@ -260,9 +199,9 @@ def _parse_entry(path: Path, name: str, item: Any, *, base: int, room: int) -> E
     code, shape, offsets = item.get("dtype"), item.get("shape"), item.get("data_offsets")
     if not isinstance(code, str) or code not in DTYPES:
         raise refuse("a dtype among " + ", ".join(DTYPES), code)
-    if not isinstance(shape, list) or len(shape) > 16 or not all(is_count(size) for size in shape):
+    if not are_counts(shape) or len(shape) > 16:
         raise refuse("a shape of at most 16 whole numbers, none negative", shape)
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(is_count(at) for at in offsets):
+    if not are_counts(offsets) or len(offsets) != 2:
         raise refuse("data_offsets of two whole numbers", offsets)
     start, end = offsets
     if not start <= end <= room:
@@ -271,8 +210,3 @@ def _parse_entry(path: Path, name: str, item: Any, *, base: int, room: int) -> E
     if math.prod(shape) * dtype.itemsize != end - start:
         raise refuse(f"{math.prod(shape) * dtype.itemsize} bytes for {shape} of {code}", offsets)
     return Entry(dtype, tuple(shape), base + start, base + end)
-
-
-def is_count(value: Any) -> bool:
-    """True for a whole number >= 0 below 2**63; JSON's true and false are not numbers here."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

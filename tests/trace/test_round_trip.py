@@ -15,7 +15,8 @@ from parity.errors import TraceError
 from parity.records import Capture, Run
 from parity.trace import ANY, MemoryTrace, TraceWriter, open_trace, save_trace, verify_trace
 from parity.trace.disk import OPEN_SHARDS
-from parity.trace.shard import DTYPES, Shard, write_shard
+from parity.trace.shard import DTYPES, Shard
+from parity.trace.shard_writer import write_shard
 
 Make = Callable[..., Capture]
 
