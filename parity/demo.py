@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class DemoResult:
                 "slice": finding.slice,
                 "cause": finding.cause,
                 "sentence": finding.sentence,
+                "proof": finding.proof,
             },
             "whole_tensor_cosine": self.faulty.whole_tensor.whole["cosine"],
             "whole_tensor_cosine_by_layer": [r.whole["cosine"] for r in self.faulty.residuals],
@@ -67,8 +69,9 @@ class DemoResult:
 
     @property
     def as_expected(self) -> bool:
-        """True when the fault was found and the healthy engine was cleared."""
-        return self.faulty.finding.verdict == "fault" and self.healthy.finding.verdict == "clean"
+        """True when the fault was found and proved, and the healthy engine was cleared."""
+        found, control = self.faulty.finding, self.healthy.finding
+        return found.verdict == "fault" and bool(found.proof.get("proved")) and control.verdict == "clean"
 
 
 def run_demo(console: Console) -> DemoResult:
@@ -97,13 +100,16 @@ def run_demo(console: Console) -> DemoResult:
     with (
         tempfile.TemporaryDirectory(prefix="parity-demo-") as folder,
         Progress(*columns, console=console, transient=True) as progress,
+        ExitStack() as engines,
         ThreadPoolExecutor(4) as pool,
     ):
-        engine = f"triton:{model}"
-        faulty = pool.submit(
-            _observe, engine, request, Path(folder) / "faulty", _bar(progress, "engine with the fault"), fault=FAULT
+        spec = f"triton:{model}"
+        with_fault, without = (
+            engines.enter_context(ProcessRunner(spec, on_step=_bar(progress, "engine with the fault"), fault=FAULT)),
+            engines.enter_context(ProcessRunner(spec, on_step=_bar(progress, "engine without it"))),
         )
-        healthy = pool.submit(_observe, engine, request, Path(folder) / "healthy", _bar(progress, "engine without it"))
+        faulty = pool.submit(_observe, with_fault, request, Path(folder) / "faulty")
+        healthy = pool.submit(_observe, without, request, Path(folder) / "healthy")
         floor = pool.submit(_calibrate, model, clean, _bar(progress, "noise floor"))
         text_oracle = pool.submit(
             _continue, str(FIXTURES / "models" / "moe-tiny"), request, _bar(progress, "oracle text")
@@ -115,9 +121,11 @@ def run_demo(console: Console) -> DemoResult:
                 oracle,
                 floor=floor.result(),
                 oracle_generation=text_oracle.result(),
+                sut=engine,
+                emulation=Opening(f"recipe:{model}"),
                 on_step=_bar(progress, f"investigation {number}"),
             )
-            for number, observation in enumerate((faulty, healthy), 1)
+            for number, (engine, observation) in enumerate(((with_fault, faulty), (without, healthy)), 1)
         ]
     return DemoResult(found[0], found[1], time.monotonic() - start)
 
@@ -157,9 +165,8 @@ def write_demo(result: DemoResult, out: Path) -> Path:
     )
 
 
-def _observe(spec: str, request: Request, out: Path, on_step: OnStep, **options: Any) -> Observation:
-    with ProcessRunner(spec, on_step=on_step, **options) as runner:
-        return observe(runner, request, max_new_tokens=NEW_TOKENS, out=out)
+def _observe(runner: ProcessRunner, request: Request, out: Path) -> Observation:
+    return observe(runner, request, max_new_tokens=NEW_TOKENS, out=out)
 
 
 def _calibrate(model: str, requests: Sequence[Request], on_step: OnStep) -> Floor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from parity.errors import UsageError
 from parity.floor import Floor
 from parity.invariance import Coverage, launch_coverage
+from parity.ladder.calibrate import Opening
 from parity.ladder.locate import locate
 from parity.ladder.observe import Observation
+from parity.ladder.prove import Proof, prove, sites_of
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import sweep
 from parity.records import Comparison, Finding, Summary
@@ -22,7 +24,8 @@ class Investigation:
     """The evidence on one prompt and what follows from it.
 
     chained: error with the SUT's own inputs all the way; isolated: each stage alone, on the SUT's inputs.
-    coverage: what each launch reached of its work, no oracle involved.
+    coverage: what each launch reached of its work, no oracle involved. proof: what grafts at the finding did; None for
+        an investigation that found no fault, or could not run the SUT again.
     """
 
     observation: Observation
@@ -33,6 +36,7 @@ class Investigation:
     isolated: Summary
     coverage: tuple[Coverage, ...]
     finding: Finding
+    proof: Proof | None = None
 
     @property
     def within_floor(self) -> bool:
@@ -63,12 +67,16 @@ def investigate(
     *,
     floor: Floor,
     oracle_generation: Generation,
+    sut: Any = None,
+    emulation: Opening | None = None,
     on_step: Callable[[str, int, int], None] | None = None,
 ) -> Investigation:
     """Climb the rungs that need one capture: launch coverage, chained sweep, isolated replay, zoom.
 
     oracle: an exact runner that can forward, graft and replay, of the SUT's family and lineage.
     floor: of the SUT's recipe. oracle_generation: the oracle's continuation of the same prompt, the control.
+    sut, emulation: the engine, still open, and a runner that replays its recipe beside it: with both, what is found is
+        tried by grafts (`prove`); without, it stands unproved.
     Raises UsageError for runners of different families or weights, and for a trace of several requests.
     """
     info = oracle.describe()
@@ -100,6 +108,22 @@ def investigate(
     isolated = replay.compare(
         floor=floor, progress=None if on_step is None else lambda done, total: on_step("replay", done, total)
     )
+    finding = locate(replay, floor=floor, chained=chained, isolated=isolated, coverage=coverage)
+    proof = None
+    if sut is not None and emulation is not None and finding.verdict == "fault":
+        proof = prove(
+            sut,
+            oracle=oracle,
+            emulation=emulation,
+            request=observation.request,
+            trace=observation.trace,
+            sites=sites_of(finding),
+            chained=chained,
+            floor=floor,
+            generations=(observation.generation, oracle_generation),
+            on_step=on_step,
+        )
+        finding = replace(finding, proof=proof.as_evidence())
     return Investigation(
         observation=observation,
         oracle=info,
@@ -108,5 +132,6 @@ def investigate(
         chained=chained,
         isolated=isolated,
         coverage=coverage,
-        finding=locate(replay, floor=floor, chained=chained, isolated=isolated, coverage=coverage),
+        finding=finding,
+        proof=proof,
     )

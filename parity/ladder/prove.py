@@ -76,6 +76,23 @@ class Proof:
         """Sites that still exceed their chained floor under the output graft."""
         return tuple(name for name, (_, after) in self.cleared.items() if after is None or after > 1)
 
+    def as_evidence(self) -> dict[str, Any]:
+        """The proof as a finding carries it: the three arms, their numbers, and the sentence."""
+        return {
+            "proved": self.proved,
+            "sham_changed": self.sham_changed,
+            "stays": self.stays,
+            "removed": self.removed,
+            "sites": self.sites,
+            "unmasked": self.unmasked,
+            "added_with_oracle_inputs": self.added,
+            "left": self.left,
+            "effect": self.effect,
+            "text_agreement_before": self.text_before,
+            "text_agreement_after": self.text_after,
+            "sentence": self.sentence(),
+        }
+
     def sentence(self) -> str:
         """The three arms in words."""
         sham = (

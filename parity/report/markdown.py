@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from parity.invariance import Coverage
-from parity.ladder import Investigation
+from parity.ladder import Investigation, Proof
 from parity.records import Comparison, Summary
 
 SITES_SHOWN = 24
@@ -42,6 +42,7 @@ def write_report(found: Investigation, control: Investigation, *, figures: dict[
         "site_rows": _site_rows(found),
         "hidden": _hidden(found),
         "overlap": expert_overlap(found.chained),
+        "proof": [] if found.proof is None else proof_lines(found.proof),
         "control": _control(control),
         "setup_rows": _setup(found),
         "not_excluded": finding.not_excluded or ("nothing that this lab knows to test",),
@@ -71,6 +72,31 @@ def expert_overlap(chained: Summary) -> str:
     """Experts that each layer's tokens share with the oracle's own choice, mean of k; empty without a router."""
     records = [record for record in chained.comparisons if "overlap" in record.whole]
     return ", ".join(f"{record.whole['overlap']:.2f} of {record.whole['top_k']:.0f}" for record in records)
+
+
+def proof_lines(proof: Proof) -> list[str]:
+    """What each of the three grafts did, a line each."""
+    lowest = min((score for score in proof.added.values() if score is not None), default=float("nan"))
+    hidden, cleared = ", ".join(proof.unmasked), len(proof.cleared) - len(proof.left)
+    lines = [
+        f"sham: the SUT's own tensors at {', '.join(proof.sites)} change {proof.sham_changed} bits of the logits",
+        f"inputs: with the oracle's tensors there, each site still adds error, at least {lowest:.3g} times its gate"
+        if proof.stays
+        else "inputs: with the oracle's tensors there, not every site adds error: "
+        + ", ".join(
+            f"{name} {'not judged' if score is None else f'{score:.2g}'}" for name, score in proof.added.items()
+        ),
+        f"output: with the replayed tensors there, {cleared} of {len(proof.cleared)} sites "
+        f"that exceeded their floor no longer do; {proof.effect.line()}",
+    ]
+    if hidden:
+        lines.append(f"unmasked: {hidden} add error of their own once the others are mended, and are mended with them")
+    if proof.text_before and proof.text_after:
+        lines.append(
+            f"text: {proof.text_before[0]} of {proof.text_before[1]} tokens as the oracle's before, "
+            f"{proof.text_after[0]} after"
+        )
+    return lines
 
 
 def added_at(found: Investigation) -> list[Comparison]:

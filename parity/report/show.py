@@ -9,7 +9,7 @@ from rich.text import Text
 
 from parity.compare.table import floor_map, layer_table
 from parity.ladder import Investigation
-from parity.report.markdown import agreement, expert_overlap, gate_passed, launches_over
+from parity.report.markdown import agreement, expert_overlap, gate_passed, launches_over, proof_lines
 
 
 def show_investigation(found: Investigation, control: Investigation, console: Console) -> None:
@@ -48,7 +48,12 @@ def show_investigation(found: Investigation, control: Investigation, console: Co
     for launch in launches_over(found.coverage):
         console.print(f"   {launch.line()}", highlight=False)
 
+    if found.proof is not None:
+        state = "[green]proved[/]" if found.proof.proved else "[red]not proved[/]"
+        console.print(f"\n[bold]6. The proof[/]  {state}")
+        for line in proof_lines(found.proof):
+            console.print(f"   {line}", highlight=False)
     worst = control.worst_over_floor
-    console.print("\n[bold]6. The control[/]  the same prompt without the fault")
+    console.print("\n[bold]7. The control[/]  the same prompt without the fault")
     state = "[green]everything within the floor[/]" if control.within_floor else "[red]NOT within the floor[/]"
     console.print(f"   {state}; worst slice at {'?' if worst is None else f'{worst:.2f}'} of its gate\n")
