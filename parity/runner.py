@@ -130,6 +130,8 @@ class RunnerInfo:
     """What a runner is: family, effective hyper-parameters, recipe, lineage, the stages it can show, its variants.
 
     inner: stages that live inside a fused kernel: they can be shown, and a graft cannot replace them.
+    bound: names of the checkpoint's tensors that the weights in use were made from; None where the runner cannot tell.
+    sampler: settings of `generate`, as they are in force (`greedy`, `suppress_tokens`, `presence_penalty`).
     """
 
     name: str
@@ -143,6 +145,8 @@ class RunnerInfo:
     can: frozenset[str]
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     inner: frozenset[str] = frozenset()
+    bound: frozenset[str] | None = None
+    sampler: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Runner(Protocol):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,30 @@ class ModelConfig:
     tied_embeddings: bool
     max_positions: int
     quantization: str | None
+    rope_scaling: Mapping[str, Any] | None = None
 
     def hyper(self) -> dict[str, Any]:
-        """The hyper-parameters as plain values, for a trace and for an audit."""
-        return asdict(self)
+        """The hyper-parameters as plain values, for a trace and an audit; `rope_scaling` only where there is one."""
+        values = asdict(self)
+        if self.rope_scaling is None:
+            del values["rope_scaling"]
+        return values
+
+    def changed(self, changes: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> ModelConfig:
+        """With other values; `changes` may be a function from all values to the changed ones.
+
+        Raises ConfigError for a name that is no hyper-parameter.
+        """
+        values = dict(changes(asdict(self)) if callable(changes) else changes)
+        unknown = sorted(set(values) - set(asdict(self)))
+        if unknown:
+            raise ConfigError(
+                place="effective hyper-parameters",
+                expected="some of " + ", ".join(asdict(self)),
+                found=", ".join(unknown),
+                next_step="Correct the name.",
+            )
+        return replace(self, **values)
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -1,17 +1,21 @@
 """Which code runs under which name? The table of ops and of launch arithmetic an engine is assembled from.
 
-Both tables are copied per engine instance, so that any entry can be replaced in one engine and in no other.
+Both tables are copied per engine instance, so that any entry can be replaced in one engine and in no other. SEAMS is
+all that a planted fault can replace, see docs/faults.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
+from parity.faults import Seams
 from parity_kernels.add_rmsnorm.op import add_rmsnorm
 from parity_kernels.attention.op import attention_decode, attention_prefill
 from parity_kernels.combine.op import combine
 from parity_kernels.embed.op import embed
+from parity_kernels.forward.config import ModelConfig
 from parity_kernels.grouped_gemm.launch import grouped_gemm_launch
 from parity_kernels.grouped_gemm.op import grouped_gemm_bf16, grouped_gemm_fp8
 from parity_kernels.kv_write.op import kv_write
@@ -45,3 +49,41 @@ OPS: dict[str, Op] = {
 
 # The launches whose extent depends on data the host does not see; the others size their grid from tensor shapes.
 LAUNCHES: dict[str, Op] = {"grouped_gemm": grouped_gemm_launch}
+
+_PROJECTIONS = ("attn.q", "attn.k", "attn.v", "attn.out")
+_GROUPED = ("moe.gate_up", "moe.down")
+
+# Which calls of an op there are; `parity.faults.where().role` is one of them.
+ROLES: dict[str, tuple[str, ...]] = {
+    "embed": ("embed.out",),
+    "add_rmsnorm": ("attn.norm", "mlp.norm", "final_norm"),
+    "quantize_rows": ("attn.q", "attn.out", "moe.gate_up", "moe.down"),
+    "linear_fp8": _PROJECTIONS,
+    "linear_bf16": (*_PROJECTIONS, "logits"),
+    "qk_norm_rope": ("attn.q_rope",),
+    "kv_write": ("attn.context",),
+    "attention_prefill": ("attn.context",),
+    "attention_decode": ("attn.context",),
+    "router": ("moe.router_logits",),
+    "permute": ("moe.topk_ids",),
+    "grouped_gemm_fp8": _GROUPED,
+    "grouped_gemm_bf16": _GROUPED,
+    "silu_mul_quant": ("moe.act",),
+    "silu_mul": ("moe.act",),
+    "combine": ("moe.experts",),
+}
+
+SETTINGS: dict[str, str] = {
+    "zeroed_arena": "bool: buffers are zeroed each time they are handed out; off, they keep what was left in them",
+    "suppress_tokens": "ids that generation never chooses, besides those of generation_config.json",
+    "presence_penalty": "number taken off the logit of each id that generation has chosen before",
+}
+
+SEAMS = Seams(
+    family="qwen3_moe",
+    ops=OPS,
+    launches=LAUNCHES,
+    roles=ROLES,
+    settings=SETTINGS,
+    hyper=tuple(field.name for field in fields(ModelConfig)),
+)

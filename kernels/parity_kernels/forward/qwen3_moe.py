@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from parity.probes import Probe
+from parity.faults import Where
+from parity.probes import OFF, Probe
 from parity.records import Rows
 from parity_kernels.forward.arena import Arena
 from parity_kernels.forward.batch import Step
@@ -36,6 +37,10 @@ class Qwen3Moe:
         self.ops: dict[str, Op] = dict(OPS)
         self.launches: dict[str, Op] = dict(LAUNCHES)
         self.on_layer: Callable[[], None] | None = None
+        # Where the forward pass stands, for planted faults.
+        self.role: str = ""
+        self.layer: int | None = None
+        self.phase, self.number, self.chunk, self.traced = "prefill", 0, 0, False
         half = config.head_dim // 2
         exponent = torch.arange(half, dtype=torch.float64) * 2 / config.head_dim
         self.inv_freq = (config.rope_theta**-exponent).to(torch.float32).to(arena.device)
@@ -46,8 +51,11 @@ class Qwen3Moe:
         Writes the step's keys and values into `cache`. `probe` sees each stage and may replace it.
         """
         c = self.config
+        self.phase, self.number, self.chunk = step.phase, step.index, step.chunk
+        self.traced = probe is not OFF.step()
         hidden = self._take("embed", (len(step.ids), c.hidden))
-        hidden = probe("embed.out", self.ops["embed"](step.ids, self.weights.embed, out=hidden), None)
+        embed = self._op("embed", "embed.out", None)
+        hidden = probe("embed.out", embed(step.ids, self.weights.embed, out=hidden), None)
         residual, layer_output = hidden, None
         for index, weights in enumerate(self.weights.layers):
             previous = index - 1 if index else None
@@ -69,7 +77,8 @@ class Qwen3Moe:
             last = step.row_start[1:].long() - 1
             normed, rows = normed[last].contiguous(), rows.take(last.cpu().numpy())
         out = self._take("logits", (len(normed), c.vocab), torch.float32)
-        logits = self.ops["linear_bf16"](normed, self.weights.head, out_dtype=torch.float32, out=out)
+        head = self._op("linear_bf16", "logits", None)
+        logits = head(normed, self.weights.head, out_dtype=torch.float32, out=out)
         return probe("logits", logits, None, rows=rows)
 
     def _add_norm(
@@ -82,7 +91,7 @@ class Qwen3Moe:
         norm_site: tuple[str, int | None],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One kernel: residual += x, then its RMSNorm; without x (the first layer) the norm alone."""
-        op, eps = self.ops["add_rmsnorm"], self.config.rms_eps
+        op, eps = self._op("add_rmsnorm", *norm_site), self.config.rms_eps
         # Two sums alternate, since the kernel reads one residual while it writes the next.
         out, out_sum = self._take("norm", residual.shape), self._take(f"sum.{sum_site[0]}", residual.shape)
         if x is None:
@@ -98,16 +107,16 @@ class Qwen3Moe:
         self, normed: torch.Tensor, index: int, weights: LayerWeights, step: Step, cache: KVCache, probe: Probe
     ) -> torch.Tensor:
         c, tokens = self.config, len(normed)
-        x = self._quantized(normed, weights.q)
+        x = self._quantized(normed, weights.q, "attn.q", index)
         heads = {}
         for name, matrix in (("q", weights.q), ("k", weights.k), ("v", weights.v)):
-            flat = self._linear(x, matrix, name)
+            flat = self._linear(x, matrix, name, f"attn.{name}", index)
             heads[name] = probe(f"attn.{name}", flat.view(tokens, -1, c.head_dim), index)
         inner = {
             name: self._take(f"{name}_norm", heads[name].shape) if probe.wants(f"attn.{name}_norm", index) else None
             for name in ("q", "k")
         }
-        q, k = self.ops["qk_norm_rope"](
+        q, k = self._op("qk_norm_rope", "attn.q_rope", index)(
             heads["q"],
             heads["k"],
             weights.q_norm,
@@ -124,47 +133,50 @@ class Qwen3Moe:
             self._look(probe, f"attn.{name}_norm", tensor, index)
         q, k = probe("attn.q_rope", q, index), probe("attn.k_rope", k, index)
         keys, values = cache.keys[index], cache.values[index]
-        self.ops["kv_write"](k, heads["v"], keys, values, step.row_slot, step.positions)
+        self._op("kv_write", "attn.context", index)(k, heads["v"], keys, values, step.row_slot, step.positions)
         scale, out = c.head_dim**-0.5, self._take("context", q.shape)
         if step.phase == "decode":
-            context = self.ops["attention_decode"](
+            context = self._op("attention_decode", "attn.context", index)(
                 q, keys, values, slots=step.slots, positions=step.first_position, max_context=step.max_context,
                 scale=scale, out=out,
             )  # fmt: skip
         else:
-            context = self.ops["attention_prefill"](
+            context = self._op("attention_prefill", "attn.context", index)(
                 q, keys, values, row_start=step.row_start, slots=step.slots, first_position=step.first_position,
                 max_rows=step.max_rows, max_context=step.max_context, scale=scale, out=out,
             )  # fmt: skip
         context = probe("attn.context", context, index)
-        flat = self._linear(self._quantized(context.view(tokens, -1), weights.o), weights.o, "attn_out")
+        x = self._quantized(context.view(tokens, -1), weights.o, "attn.out", index)
+        flat = self._linear(x, weights.o, "attn_out", "attn.out", index)
         return probe("attn.out", flat, index)
 
     def _moe(self, normed: torch.Tensor, index: int, weights: LayerWeights, step: Step, probe: Probe) -> torch.Tensor:
         c, tokens = self.config, len(normed)
         ids, routing = self._route(normed, index, weights, probe)
-        permutation = self.ops["permute"](ids, n_experts=c.experts)
+        permutation = self._op("permute", "moe.topk_ids", index)(ids, n_experts=c.experts)
         n_rows = tokens * c.top_k
         seen: dict[str, Any] = {}
         if any(probe.wants(stage, index) for stage in ("moe.gate", "moe.up", "moe.act", "moe.down")):
             seen = self._expert_rows(permutation, ids, step)
 
-        launch = self._grouped_launch("gate_up", tokens, c.expert_width, 2)
+        x = self._quantized(normed, weights.gate_up, "moe.gate_up", index)
+        launch = self._grouped_launch("gate_up", tokens, c.expert_width, 2, index)
         out = self._take("gate_up", (n_rows, 2, c.expert_width))
-        gate_up = self._grouped(self._quantized(normed, weights.gate_up), weights.gate_up, permutation.expert_offsets,
-                                permutation.row_token, n_rows, out, launch)  # fmt: skip
+        gate_up = self._grouped(x, weights.gate_up, permutation.expert_offsets, permutation.row_token, n_rows, out,
+                                launch, index)  # fmt: skip
         for part, stage in enumerate(("moe.gate", "moe.up")):
             grafted = probe(stage, gate_up[:, part], index, launch=launch, **seen)
             if grafted.data_ptr() != gate_up[:, part].data_ptr():
                 gate_up[:, part] = grafted
         act = self._activate(gate_up, index, weights, probe, seen)
 
-        launch = self._grouped_launch("down", tokens, c.hidden, 1)
+        launch = self._grouped_launch("down", tokens, c.hidden, 1, index)
         out = self._take("down", (n_rows, 1, c.hidden))
-        down = self._grouped(act, weights.down, permutation.expert_offsets, None, n_rows, out, launch)[:, 0]
+        down = self._grouped(act, weights.down, permutation.expert_offsets, None, n_rows, out, launch, index)[:, 0]
         down = probe("moe.down", down, index, launch=launch, **seen)
         out = self._take("experts", (tokens, c.hidden))
-        combined = self.ops["combine"](down.contiguous(), permutation.slot_row, routing, out=out)
+        combine = self._op("combine", "moe.experts", index)
+        combined = combine(down.contiguous(), permutation.slot_row, routing, out=out)
         return probe("moe.experts", combined, index)
 
     def _route(
@@ -174,7 +186,7 @@ class Qwen3Moe:
         logits = None
         if any(probe.wants(f"moe.{name}", index) for name in ("router_logits", "topk_ids")):
             logits = self._take("router_logits", shape, torch.float32)
-        ids, routing = self.ops["router"](
+        ids, routing = self._op("router", "moe.router_logits", index)(
             normed, weights.router, top_k=c.top_k, renormalize=c.norm_topk_prob, logits_out=logits
         )
         self._look(probe, "moe.router_logits", logits, index)
@@ -193,27 +205,33 @@ class Qwen3Moe:
         """silu(gate) * up, ready for the second GEMM: quantized in the same kernel when its weights are FP8."""
         shape = (gate_up.shape[0], self.config.expert_width)
         if weights.down.scale is None:
-            return probe("moe.act", self.ops["silu_mul"](gate_up, out=self._take("act", shape)), index, **seen)
+            silu_mul = self._op("silu_mul", "moe.act", index)
+            return probe("moe.act", silu_mul(gate_up, out=self._take("act", shape)), index, **seen)
         shown = self._take("act", shape) if probe.wants("moe.act", index) else None
-        quantized = self.ops["silu_mul_quant"](gate_up, act_out=shown, **self._quantized_buffers("act", *shape))
+        silu_mul_quant = self._op("silu_mul_quant", "moe.act", index)
+        quantized = silu_mul_quant(gate_up, act_out=shown, **self._quantized_buffers("act", *shape))
         if shown is not None:
             grafted = probe("moe.act", shown, index, **seen)
             if grafted is not shown:
-                quantized = self.ops["quantize_rows"](grafted.contiguous())
+                quantized = self._op("quantize_rows", "moe.down", index)(grafted.contiguous())
         return quantized
 
-    def _quantized(self, x: torch.Tensor, weight: Matrix) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def _quantized(
+        self, x: torch.Tensor, weight: Matrix, role: str, index: int
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """`x` as the GEMM of `weight` reads it: itself in BF16, (values, scales) in FP8."""
         if weight.scale is None:
             return x
-        return self.ops["quantize_rows"](x, **self._quantized_buffers("x", *x.shape))
+        return self._op("quantize_rows", role, index)(x, **self._quantized_buffers("x", *x.shape))
 
-    def _linear(self, x: torch.Tensor | tuple[torch.Tensor, torch.Tensor], weight: Matrix, buffer: str) -> torch.Tensor:
+    def _linear(
+        self, x: torch.Tensor | tuple[torch.Tensor, torch.Tensor], weight: Matrix, buffer: str, role: str, index: int
+    ) -> torch.Tensor:
         rows = len(x) if isinstance(x, torch.Tensor) else len(x[0])
         out = self._take(buffer, (rows, weight.data.shape[0]))
         if isinstance(x, torch.Tensor):
-            return self.ops["linear_bf16"](x, weight.data, out=out)
-        return self.ops["linear_fp8"](*x, weight.data, weight.scale, out=out)
+            return self._op("linear_bf16", role, index)(x, weight.data, out=out)
+        return self._op("linear_fp8", role, index)(*x, weight.data, weight.scale, out=out)
 
     def _grouped(
         self,
@@ -224,14 +242,17 @@ class Qwen3Moe:
         n_rows: int,
         out: torch.Tensor,
         launch: Launch,
+        index: int,
     ) -> torch.Tensor:
+        role = "moe.gate_up" if weight.data.shape[1] == 2 else "moe.down"
         where = dict(expert_offsets=expert_offsets, row_index=row_index, n_rows=n_rows, out=out, launch=launch)
         if isinstance(x, torch.Tensor):
-            return self.ops["grouped_gemm_bf16"](x, weight.data, **where)
-        return self.ops["grouped_gemm_fp8"](*x, weight.data, weight.scale, **where)
+            return self._op("grouped_gemm_bf16", role, index)(x, weight.data, **where)
+        return self._op("grouped_gemm_fp8", role, index)(*x, weight.data, weight.scale, **where)
 
-    def _grouped_launch(self, op: str, tokens: int, columns: int, parts: int) -> Launch:
+    def _grouped_launch(self, op: str, tokens: int, columns: int, parts: int, index: int) -> Launch:
         c = self.config
+        self.role, self.layer = f"moe.{op}", index
         return self.launches["grouped_gemm"](
             op=op, n_tokens=tokens, top_k=c.top_k, n_experts=c.experts, n_cols=columns, n_parts=parts
         )
@@ -255,6 +276,15 @@ class Qwen3Moe:
             "out_q": self._take(f"{name}.q", (rows, width), FP8),
             "out_s": self._take(f"{name}.s", (rows, blocks), torch.float32),
         }
+
+    def _op(self, name: str, role: str, layer: int | None) -> Op:
+        """The op called `name`, about to compute `role` of `layer`: a planted fault asks which call it is in."""
+        self.role, self.layer = role, layer
+        return self.ops[name]
+
+    def where(self, name: str) -> Where:
+        """The call in progress of the op or launch function `name`."""
+        return Where(name, self.role, self.layer, self.phase, self.number, self.chunk, self.traced)
 
     def _take(self, name: str, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype = BF16) -> torch.Tensor:
         return self.arena.take(name, tuple(shape), dtype)

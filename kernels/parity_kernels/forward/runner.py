@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from parity.errors import RunnerError, UsageError
-from parity.faults import Fault, shipped_fault
+from parity.faults import Fault, named_fault
 from parity.probes import OFF, Recorder, open_recorder
 from parity.records import Recipe, Run
 from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, check_requests
@@ -21,9 +21,11 @@ from parity_kernels.backend.selftest import verify_interpreter
 from parity_kernels.forward.arena import Arena
 from parity_kernels.forward.batch import Step, pack, plan_steps
 from parity_kernels.forward.cache import KVCache
+from parity_kernels.forward.chat import Chat
 from parity_kernels.forward.config import read_config
-from parity_kernels.forward.plant import plant
+from parity_kernels.forward.plant import plant, require_fit
 from parity_kernels.forward.qwen3_moe import Qwen3Moe
+from parity_kernels.forward.sampling import Sampling
 from parity_kernels.forward.tokenizer import Tokenizer
 from parity_kernels.forward.weights import load_weights
 
@@ -47,19 +49,30 @@ class TritonRunner:
 
     on_step: Callable[[str, int, int], None] | None = None
 
-    def __init__(self, folder: Path, *, recipe: str | None = None, fault: Fault | str | None = None) -> None:
+    def __init__(self, folder: Path, *, recipe: str | None = None, fault: Fault | None = None) -> None:
         if interpreted():
             verify_interpreter()
         self.folder = folder
         self.config = read_config(folder)
         self.recipe = RECIPES[self._recipe_name(recipe)]
+        if fault is not None:
+            require_fit(fault, self.config, self.recipe.name)
+            self.config = self.config.changed(fault.config or {})
         self.lineage = lineage_of(folder)
         self.device = default_device()
-        weights = load_weights(folder, self.config, recipe=self.recipe.name, device=self.device)
+        change = None if fault is None or fault.weights is None else fault.change_tensor
+        weights = load_weights(folder, self.config, recipe=self.recipe.name, device=self.device, change=change)
         self.engine = Qwen3Moe(self.config, weights, Arena(self.device))
         self.tokenizer = Tokenizer.beside(folder)
+        self.chats = Chat(folder, self.tokenizer, None if fault is None else fault.prompt)
+        self.sampling = Sampling.beside(
+            folder,
+            vocab=self.config.vocab,
+            settings={} if fault is None else fault.engine,
+            sampler=None if fault is None else fault.sampler,
+        )
         if fault is not None:
-            plant(shipped_fault(fault) if isinstance(fault, str) else fault, self.engine)
+            plant(fault, self.engine)
 
     def describe(self) -> RunnerInfo:
         return RunnerInfo(
@@ -71,8 +84,10 @@ class TritonRunner:
             lineage=self.lineage,
             environment=capture_environment(device=str(self.device), interpreted=interpreted()),
             stages=tuple(dict.fromkeys(stage.name for _, stage in QWEN3_MOE.sites(1))),
-            can=frozenset({"forward", "generate", "graft", "chunk"}),
+            can=frozenset({"forward", "generate", "graft", "chunk"} | ({"chat"} if self.chats.ready else set())),
             inner=frozenset({"attn.q_norm", "attn.k_norm", "moe.router_logits"}),
+            bound=self.engine.weights.bound,
+            sampler=self.sampling.describe(),
         )
 
     def forward(
@@ -84,16 +99,20 @@ class TritonRunner:
         graft: Sequence[Graft | ComputedGraft] = (),
     ) -> Trace:
         """Run the requests teacher-forced and return what the probes saw; logits are computed for every row."""
+        requests = self.chats.fed(requests)
         run = self._run(requests, schedule)
         recorder = open_recorder(run, capture, graft)
         with recorder:
-            self.logits(requests, schedule=schedule, probes=recorder)
+            self._forced(requests, schedule, recorder)
         return recorder.trace() if isinstance(recorder, Recorder) and capture else MemoryTrace(run, (), {})
 
     def logits(
         self, requests: Sequence[Request], *, schedule: Schedule = Schedule(), probes: Any = OFF
     ) -> torch.Tensor:
         """Logits of every row fed, [rows of all steps, V] fp32, in the order in which the steps held them."""
+        return self._forced(self.chats.fed(requests), schedule, probes)
+
+    def _forced(self, requests: Sequence[Request], schedule: Schedule, probes: Any) -> torch.Tensor:
         self._check(requests, schedule)
         cache = self._cache(len(requests), max((len(request.ids) for request in requests), default=0))
         out = []
@@ -112,6 +131,7 @@ class TritonRunner:
         graft: Sequence[Graft | ComputedGraft] = (),
     ) -> Generation:
         """Continue one request greedily; ties go to the lower id. Probes set by the environment see it."""
+        (request,) = self.chats.fed([request])
         self._check([request], schedule, max_new_tokens)
         cache = self._cache(1, len(request.ids) + max_new_tokens)
         run = self._run([request], schedule)
@@ -124,7 +144,7 @@ class TritonRunner:
                 logits = self._probed(step, cache, probes)
             for number in range(max_new_tokens):
                 assert logits is not None  # _check refuses an empty prompt
-                ids.append(int(logits[-1].argmax()))
+                ids.append(self.sampling.choose(logits[-1], ids, prompt=len(request.ids)))
                 if number + 1 == max_new_tokens:
                     break
                 last = len(ids) - 1
@@ -135,6 +155,20 @@ class TritonRunner:
                 logits = self._probed(step, cache, probes)
         new = tuple(ids[len(request.ids) :])
         return Generation(new, self.tokenizer.decode(new) if self.tokenizer else None)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        name: str = "chat",
+        tools: Sequence[Mapping[str, Any]] = (),
+        **options: Any,
+    ) -> Request:
+        """The request that this engine makes of a conversation, by the chat template beside the weights.
+
+        options: as the template takes them (`enable_thinking`). Raises RunnerError, UsageError where it cannot.
+        """
+        return self.chats.request(messages, name=name, tools=tools, **options)
 
     def _report(self, what: str, steps: int) -> None:
         """Tell `on_step` of every layer from here on."""
@@ -206,6 +240,9 @@ class TritonRunner:
 def open_runner(model: str, *, recipe: str | None = None, fault: Fault | str | None = None) -> TritonRunner:
     """The engine on the model folder `model`, in the checkpoint's own recipe unless `recipe` names another.
 
-    fault: planted into this instance alone; the name of a shipped one, or the fault itself.
+    fault: planted into this instance alone: the fault itself, the name of a shipped one, or `path.py:NAME`; either name
+        may end in `@SEED` for another instance of it.
     """
-    return TritonRunner(Path(model), recipe=recipe, fault=fault)
+    planted = None if fault is None else named_fault(fault, hyper=read_config(Path(model)).hyper())
+    runner = TritonRunner(Path(model), recipe=recipe, fault=planted)
+    return runner if planted is None or planted.runner is None else planted.runner(runner)

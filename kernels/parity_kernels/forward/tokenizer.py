@@ -23,6 +23,10 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         return cls(Inner.from_file(str(path))) if path.is_file() else None
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of `text`; special tokens are recognized where they stand and none is added."""
+        return tuple(self._inner.encode(text, add_special_tokens=False).ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens included."""
         return self._inner.decode(list(ids), skip_special_tokens=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from safetensors import safe_open
 from parity.errors import CheckpointError
 from parity_kernels.forward.config import ModelConfig
 from parity_kernels.launch import ceil_div
+
+Change = Callable[[str, torch.Tensor], torch.Tensor | None]
 
 BLOCK = 128
 FP8 = torch.float8_e4m3fn
@@ -47,17 +50,25 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class Weights:
+    """All of a model. bound: names of the checkpoint's tensors that these were made from."""
+
     embed: torch.Tensor
     layers: tuple[LayerWeights, ...]
     final_norm: torch.Tensor
     head: torch.Tensor
+    bound: frozenset[str] = frozenset()
 
 
-def load_weights(folder: Path, config: ModelConfig, *, recipe: str, device: torch.device) -> Weights:
+def load_weights(
+    folder: Path, config: ModelConfig, *, recipe: str, device: torch.device, change: Change | None = None
+) -> Weights:
     """Load the checkpoint in `folder` for `recipe` (`bf16`, or `fp8_block` which needs a block-FP8 checkpoint).
 
-    A BF16 run of an FP8 checkpoint dequantizes it block by block. Raises CheckpointError when a tensor is missing, has
-    another shape or dtype than the configuration implies, or is left over unbound at the end.
+    A BF16 run of an FP8 checkpoint dequantizes it block by block.
+    change: a faulty loader's step: gets each tensor by its name in the checkpoint as it is bound and returns the one to
+    bind, or None to bind nothing (a norm's gain and a scale are then 1), which counts as matched, silently.
+    Raises CheckpointError when a tensor is missing, has another shape or dtype than the configuration implies, or is
+    left over unbound at the end.
     """
     if recipe == "fp8_block" and config.quantization != "fp8_block":
         raise CheckpointError(
@@ -66,13 +77,17 @@ def load_weights(folder: Path, config: ModelConfig, *, recipe: str, device: torc
             found=f"quantization {config.quantization}",
             next_step="Use the FP8 folder of this model, or run recipe bf16.",
         )
-    return _Binder(folder, config, keep_fp8=recipe == "fp8_block", device=device).bind()
+    return _Binder(folder, config, keep_fp8=recipe == "fp8_block", device=device, change=change).bind()
 
 
 class _Binder:
     """Hands out each tensor of the checkpoint once, checked, and knows what was never asked for."""
 
-    def __init__(self, folder: Path, config: ModelConfig, *, keep_fp8: bool, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path, config: ModelConfig, *, keep_fp8: bool, device: torch.device, change: Change | None = None
+    ) -> None:
+        self.change = change
+        self.bound: set[str] = set()
         self.config = config
         self.keep_fp8 = keep_fp8
         self.device = device
@@ -101,7 +116,7 @@ class _Binder:
                 next_step="A tensor nobody asks for is a norm or a scale that is silently not applied: extend the "
                 "loader, or remove the tensor.",
             )
-        return Weights(embed=embed, layers=layers, final_norm=norm, head=head)
+        return Weights(embed=embed, layers=layers, final_norm=norm, head=head, bound=frozenset(self.bound))
 
     def _layer(self, index: int) -> LayerWeights:
         c, p = self.config, f"model.layers.{index}."
@@ -164,7 +179,16 @@ class _Binder:
             found = "bound twice" if name in self.files else "no such tensor"
             raise self._wrong(name, "one tensor of this name, bound once", found)
         self.unbound.remove(name)
-        data = self.open[self.files[name]].get_tensor(name)
+        data: torch.Tensor = self.open[self.files[name]].get_tensor(name)
+        if self.change is not None:
+            changed = self.change(name, data)
+            if changed is None:
+                scale = name.endswith("_scale_inv")
+                if not scale and len(shape) != 1:
+                    raise self._wrong(name, "a norm's gain or a scale, which can be left unbound", f"{list(shape)}")
+                return torch.ones(shape, dtype=torch.float32 if scale else torch.bfloat16, device=self.device)
+            data = changed
+        self.bound.add(name)
         if tuple(data.shape) != shape:
             raise self._wrong(name, f"shape {list(shape)}", str(list(data.shape)))
         return data.to(self.device)
