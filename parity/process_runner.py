@@ -10,7 +10,7 @@ import contextlib
 import multiprocessing
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -51,8 +51,10 @@ class ProcessRunner:
         schedule: Schedule = Schedule(),
         capture: CapturePlan | None = None,
         graft: Sequence[Graft | ComputedGraft] = (),
+        variant: Mapping[str, str] | None = None,
     ) -> Trace:
-        return self._call("forward", tuple(requests), schedule=schedule, capture=capture, graft=tuple(graft))
+        under = {"variant": dict(variant)} if variant else {}
+        return self._call("forward", tuple(requests), schedule=schedule, capture=capture, graft=tuple(graft), **under)
 
     def generate(
         self,

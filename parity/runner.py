@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from parity.errors import UsageError
+from parity.errors import RunnerError, UsageError
 from parity.records import Capture, Environment, Lineage, Recipe, Rows
 from parity.registry import load, open_runner, registered
 from parity.trace import Trace
@@ -20,12 +20,14 @@ __all__ = [
     "ComputedGraft",
     "Generation",
     "Graft",
+    "Relabel",
     "Replayer",
     "Request",
     "Runner",
     "RunnerInfo",
     "Schedule",
     "check_requests",
+    "check_schedule",
     "load",
     "open_runner",
     "registered",
@@ -51,12 +53,42 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Relabel:
+    """Which number each expert and head goes by: new number n holds what was number `experts[n]`, `heads[n]`.
+
+    experts: a permutation of 0..E-1, empty for none. heads: a permutation of the H query heads that keeps groups
+    together (heads of one key/value head stay neighbours, so that key/value heads move along), empty for none.
+    """
+
+    experts: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How the requests are fed: prefill chunk length (None: all at once), and how many ids at the end of each request
-    are fed one by one as decode steps instead."""
+    are fed one by one as decode steps instead.
+
+    The rest turns what must not matter; a runner names in `describe().can` what it can turn, and refuses the others.
+    slots (`slots`): cache slot of each request, empty for 0, 1, 2, ...
+    padding (`padding`): cache slots, and positions in each slot, beyond what the requests need.
+    poison (`poison`): a byte, 0..255, that fills all memory a kernel may write, before every launch, and the cache.
+    relabel (`relabel`): weights handed out under other numbers.
+    """
 
     chunk: int | None = None
     decode: int = 0
+    slots: tuple[int, ...] = ()
+    padding: int = 0
+    poison: int | None = None
+    relabel: Relabel | None = None
+
+    def turned(self) -> frozenset[str]:
+        """Abilities that this schedule asks of a runner, beyond feeding."""
+        asked = {"slots": self.slots, "padding": self.padding, "relabel": self.relabel}
+        return frozenset(name for name, value in asked.items() if value) | (
+            frozenset({"poison"}) if self.poison is not None else frozenset()
+        )
 
 
 @dataclass(frozen=True)
@@ -132,6 +164,9 @@ class RunnerInfo:
     inner: stages that live inside a fused kernel: they can be shown, and a graft cannot replace them.
     bound: names of the checkpoint's tensors that the weights in use were made from; None where the runner cannot tell.
     sampler: settings of `generate`, as they are in force (`greedy`, `suppress_tokens`, `presence_penalty`).
+    variants: paths an op can take besides its own, by op name; `forward(variant={op: path})` chooses.
+    promises: by name of an invariance (`chunk size`), the largest relative distance (rel_l2 of a row) that this engine
+        allows between both arms; 0 is the same bits. One that is not named is not promised.
     """
 
     name: str
@@ -147,13 +182,16 @@ class RunnerInfo:
     inner: frozenset[str] = frozenset()
     bound: frozenset[str] | None = None
     sampler: Mapping[str, Any] = field(default_factory=dict)
+    promises: Mapping[str, float] = field(default_factory=dict)
 
 
 class Runner(Protocol):
     """Anything that turns token ids into a trace.
 
-    `describe().can` says which of `forward`, `generate`, `graft`, `replay`, `chunk` it supports; calling what it cannot
-    do raises RunnerError, and an experiment that needs it is reported as not run.
+    `describe().can` says which of `forward`, `generate`, `graft`, `replay`, `chunk` it supports, and of `slots`,
+    `padding`, `poison`, `relabel` (see Schedule) and `variant`: a keyword of `forward`, a mapping from the name of an
+    op to one of the paths that `describe().variants` gives it. Calling what it cannot do raises RunnerError, and an
+    experiment that needs it is reported as not run.
     """
 
     def describe(self) -> RunnerInfo: ...
@@ -196,6 +234,33 @@ class Replayer(Protocol):
         Returns the stage's tensor, [T, ...] or [T, S, ...], in fp32 for `fp32`, else in the recipe's dtype.
         """
         ...
+
+
+def check_schedule(schedule: Schedule, requests: Sequence[Request], *, can: frozenset[str], runner: str) -> None:
+    """Refuse a schedule that turns what the runner cannot turn (RunnerError) or says nonsense (UsageError)."""
+    lacking = sorted(schedule.turned() - can)
+    if lacking:
+        raise RunnerError(
+            place=f"runner {runner}",
+            expected="a schedule that asks only for " + (", ".join(sorted(can)) or "nothing"),
+            found=", ".join(lacking),
+            next_step="Leave it out: this runner cannot turn it, and must not seem to.",
+        )
+    slots, poison = schedule.slots, schedule.poison
+    wrong = []
+    if slots and (len(slots) != len(requests) or len(set(slots)) != len(slots) or min(slots) < 0):
+        wrong.append(f"slots {slots} for {len(requests)} requests")
+    if schedule.padding < 0:
+        wrong.append(f"padding {schedule.padding}")
+    if poison is not None and not 0 <= poison <= 255:
+        wrong.append(f"poison {poison}")
+    if wrong:
+        raise UsageError(
+            place="schedule",
+            expected="a slot of its own for each request, padding of at least 0, a poison byte from 0 to 255",
+            found=", ".join(wrong),
+            next_step="Correct it, or leave it out.",
+        )
 
 
 def check_requests(

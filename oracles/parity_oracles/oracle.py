@@ -14,7 +14,17 @@ import torch
 from parity.errors import RunnerError
 from parity.probes import Recorder
 from parity.records import Recipe, Rows, Run
-from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, check_requests
+from parity.runner import (
+    CapturePlan,
+    ComputedGraft,
+    Generation,
+    Graft,
+    Request,
+    RunnerInfo,
+    Schedule,
+    check_requests,
+    check_schedule,
+)
 from parity.stages import Family
 from parity.stages import family as family_named
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
@@ -230,6 +240,7 @@ class Oracle(ABC):
             max_positions=self.hyper.max_positions,
             new_tokens=new_tokens,
         )
+        check_schedule(schedule, requests, can=self.can, runner=self.name)
         for request in requests:
             if request.cached:
                 raise self._cannot("the whole request", f"cached={request.cached}", "Feed the whole request.")

@@ -42,14 +42,15 @@ def plan_steps(requests: Sequence[Request], schedule: Schedule, device: torch.de
     prompts = [len(request.ids) - schedule.decode for request in requests]
     last = tuple(prompt - 1 for prompt in prompts)
     chunk = schedule.chunk or max(prompts, default=0)
+    slots = schedule.slots
     start, number = 0, 0
     while any(start < prompt for prompt in prompts):
         spans = [(i, start, min(start + chunk, prompt)) for i, prompt in enumerate(prompts) if start < prompt]
-        yield pack(requests, spans, phase="prefill", index=0, chunk=number, last=last, device=device)
+        yield pack(requests, spans, phase="prefill", index=0, chunk=number, last=last, device=device, slots=slots)
         start, number = start + chunk, number + 1
     for step in range(1, schedule.decode + 1):
         spans = [(i, prompt + step - 1, prompt + step) for i, prompt in enumerate(prompts)]
-        yield pack(requests, spans, phase="decode", index=step, chunk=0, last=last, device=device)
+        yield pack(requests, spans, phase="decode", index=step, chunk=0, last=last, device=device, slots=slots)
 
 
 def pack(
@@ -61,8 +62,13 @@ def pack(
     chunk: int,
     last: tuple[int, ...],
     device: torch.device,
+    slots: Sequence[int] = (),
 ) -> Step:
-    """The step that holds positions [first, stop) of each (request, first, stop) in `spans`, in that order."""
+    """The step that holds positions [first, stop) of each (request, first, stop) in `spans`, in that order.
+
+    slots: cache slot of each request; empty for 0, 1, 2, ...
+    """
+    slot_of = np.array(slots or range(len(requests)), dtype=np.int32)
     counts = [stop - first for _, first, stop in spans]
     request = np.repeat(np.array([i for i, _, _ in spans], dtype=np.int32), counts)
     position = np.concatenate([np.arange(first, stop, dtype=np.int64) for _, first, stop in spans])
@@ -77,10 +83,10 @@ def pack(
         chunk=chunk,
         ids=torch.tensor(ids, dtype=torch.int64, device=device),
         positions=torch.tensor(position, device=device),
-        slots=i32([i for i, _, _ in spans]),
+        slots=i32([slot_of[i] for i, _, _ in spans]),
         row_start=i32(np.concatenate([[0], np.cumsum(counts)])),
         first_position=i32([first for _, first, _ in spans]),
-        row_slot=i32(request),
+        row_slot=i32(slot_of[request]),
         max_rows=max(counts),
         max_context=max(stop for _, _, stop in spans),
         rows=Rows(request, position),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,35 @@ import torch
 from parity.errors import RunnerError, UsageError
 from parity.faults import Fault, named_fault
 from parity.probes import OFF, Recorder, open_recorder
-from parity.records import Recipe, Run
-from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, check_requests
+from parity.records import Recipe, Run, as_json
+from parity.runner import (
+    CapturePlan,
+    ComputedGraft,
+    Generation,
+    Graft,
+    Relabel,
+    Request,
+    RunnerInfo,
+    Schedule,
+    check_requests,
+    check_schedule,
+)
 from parity.stages import QWEN3_MOE
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
 from parity_kernels.backend import default_device, interpreted
 from parity_kernels.backend.selftest import verify_interpreter
-from parity_kernels.forward.arena import Arena
+from parity_kernels.forward.arena import Arena, poisoned_memory
 from parity_kernels.forward.batch import Step, pack, plan_steps
 from parity_kernels.forward.cache import KVCache
 from parity_kernels.forward.chat import Chat
 from parity_kernels.forward.config import read_config
 from parity_kernels.forward.plant import plant, require_fit
 from parity_kernels.forward.qwen3_moe import Qwen3Moe
+from parity_kernels.forward.relabel import relabel_weights
 from parity_kernels.forward.sampling import Sampling
 from parity_kernels.forward.tokenizer import Tokenizer
-from parity_kernels.forward.weights import load_weights
+from parity_kernels.forward.variants import chosen, variants
+from parity_kernels.forward.weights import Weights, load_weights
 
 RECIPES = {
     "bf16": Recipe(
@@ -39,6 +53,20 @@ RECIPES = {
         kv_cache="bf16", residual="bf16",
     ),
 }  # fmt: skip
+
+
+CAN = frozenset({"forward", "generate", "graft", "chunk", "slots", "padding", "poison", "relabel", "variant"})
+
+TAIL_POSITIONS = 128
+"""Cache positions behind a poisoned run's last one: the widest key tile of the attention kernels."""
+
+_ROWS = ("repeat", "history", "poison", "probes", "chunks", "batch", "padding", "causality")
+PROMISES = {name: 0.0 for name in (*_ROWS, "decode")}
+"""What this engine promises bit for bit, interpreted: every op computes a row by itself, in an order that does not
+depend on what else is in the step. tests/forward and tests/invariance hold it to that."""
+
+PROMISES_COMPILED = {name: 0.0 for name in _ROWS}
+"""Compiled, prefill and decode attention sum over key tiles in different orders."""
 
 
 class TritonRunner:
@@ -71,6 +99,8 @@ class TritonRunner:
             settings={} if fault is None else fault.engine,
             sampler=None if fault is None else fault.sampler,
         )
+        self._relabelling: tuple[Relabel, Weights] | None = None
+        self._poisoned = 0
         if fault is not None:
             plant(fault, self.engine)
 
@@ -84,7 +114,9 @@ class TritonRunner:
             lineage=self.lineage,
             environment=capture_environment(device=str(self.device), interpreted=interpreted()),
             stages=tuple(dict.fromkeys(stage.name for _, stage in QWEN3_MOE.sites(1))),
-            can=frozenset({"forward", "generate", "graft", "chunk"} | ({"chat"} if self.chats.ready else set())),
+            can=CAN | (frozenset({"chat"}) if self.chats.ready else frozenset()),
+            variants={op: tuple(paths) for op, paths in variants().items()},
+            promises=PROMISES if interpreted() else PROMISES_COMPILED,
             inner=frozenset({"attn.q_norm", "attn.k_norm", "moe.router_logits"}),
             bound=self.engine.weights.bound,
             sampler=self.sampling.describe(),
@@ -97,14 +129,27 @@ class TritonRunner:
         schedule: Schedule = Schedule(),
         capture: CapturePlan | None = None,
         graft: Sequence[Graft | ComputedGraft] = (),
+        variant: Mapping[str, str] | None = None,
     ) -> Trace:
-        """Run the requests teacher-forced and return what the probes saw; logits are computed for every row."""
+        """Run the requests teacher-forced and return what the probes saw; logits are computed for every row.
+
+        variant: path to take for an op, by op name, in this run alone.
+        """
         requests = self.chats.fed(requests)
-        run = self._run(requests, schedule)
+        run = self._run(requests, schedule, variant or {})
         recorder = open_recorder(run, capture, graft)
-        with recorder:
-            self._forced(requests, schedule, recorder)
-        return recorder.trace() if isinstance(recorder, Recorder) and capture else MemoryTrace(run, (), {})
+        own = self.engine.ops
+        self.engine.ops = chosen(own, variant or {})
+        try:
+            with recorder:
+                self._forced(requests, schedule, recorder)
+        finally:
+            self.engine.ops = own
+        trace = recorder.trace() if isinstance(recorder, Recorder) and capture else MemoryTrace(run, (), {})
+        if isinstance(trace, MemoryTrace) and schedule.poison is not None:
+            # What a trace claims of the run must be what happened: filled, not asked for.
+            trace.run = replace(trace.run, flags={**trace.run.flags, "poisoned_bytes": self._poisoned})
+        return trace
 
     def logits(
         self, requests: Sequence[Request], *, schedule: Schedule = Schedule(), probes: Any = OFF
@@ -114,7 +159,20 @@ class TritonRunner:
 
     def _forced(self, requests: Sequence[Request], schedule: Schedule, probes: Any) -> torch.Tensor:
         self._check(requests, schedule)
-        cache = self._cache(len(requests), max((len(request.ids) for request in requests), default=0))
+        own = self.engine.weights
+        if schedule.relabel is not None:
+            self.engine.weights = self._relabelled(schedule.relabel)
+        try:
+            with poisoned_memory(self.engine.arena, schedule.poison) as filled:
+                logits = self._logits(requests, schedule, probes)
+                self._poisoned = filled()
+        finally:
+            self.engine.weights = own
+        return logits
+
+    def _logits(self, requests: Sequence[Request], schedule: Schedule, probes: Any) -> torch.Tensor:
+        longest = max((len(request.ids) for request in requests), default=0)
+        cache = self._cache(len(requests), longest, schedule)
         out = []
         steps = list(plan_steps(requests, schedule, self.device))
         self._report("forward", len(steps))
@@ -133,6 +191,7 @@ class TritonRunner:
         """Continue one request greedily; ties go to the lower id. Probes set by the environment see it."""
         (request,) = self.chats.fed([request])
         self._check([request], schedule, max_new_tokens)
+        check_schedule(schedule, [request], can=frozenset(), runner="triton, generating")
         cache = self._cache(1, len(request.ids) + max_new_tokens)
         run = self._run([request], schedule)
         with open_recorder(run, None, graft) as probes:
@@ -183,14 +242,24 @@ class TritonRunner:
         )
         return self.engine.step(step, cache, probe, all_logits=all_logits)
 
-    def _cache(self, slots: int, positions: int) -> KVCache:
+    def _relabelled(self, relabel: Relabel) -> Weights:
+        """The weights under other numbers; the last ones asked for are kept."""
+        if self._relabelling is None or self._relabelling[0] != relabel:
+            self._relabelling = (relabel, relabel_weights(self.engine.weights, relabel, self.config))
+        return self._relabelling[1]
+
+    def _cache(self, slots: int, positions: int, schedule: Schedule = Schedule()) -> KVCache:
         c = self.config
+        # Poison lies behind the last position of each slot too, and in a slot that no request has.
+        beyond = schedule.padding or (TAIL_POSITIONS if schedule.poison is not None else 0)
+        slots = max([slots, *(slot + 1 for slot in schedule.slots)]) + min(beyond, 1)
+        positions += beyond
         return KVCache(
             layers=c.layers, slots=max(slots, 1), positions=max(positions, 1), kv_heads=c.kv_heads,
             head_dim=c.head_dim, device=self.device,
         )  # fmt: skip
 
-    def _run(self, requests: Sequence[Request], schedule: Schedule) -> Run:
+    def _run(self, requests: Sequence[Request], schedule: Schedule, variant: Mapping[str, str] | None = None) -> Run:
         info = self.describe()
         return Run(
             family=info.family,
@@ -203,7 +272,12 @@ class TritonRunner:
             environment=info.environment,
             declared=tuple((layer, stage.name) for layer, stage in QWEN3_MOE.sites(info.layers)),
             hyper=info.hyper,
-            flags={"chunk": schedule.chunk, "decode": schedule.decode, "runner": info.name},
+            flags={
+                "chunk": schedule.chunk,
+                "decode": schedule.decode,
+                "runner": info.name,
+                **_knobs(schedule, variant),
+            },
         )
 
     def _check(self, requests: Sequence[Request], schedule: Schedule, new_tokens: int = 0) -> None:
@@ -215,6 +289,7 @@ class TritonRunner:
             max_positions=self.config.max_positions,
             new_tokens=new_tokens,
         )
+        check_schedule(schedule, requests, can=self.describe().can, runner="triton")
         for request in requests:
             if request.cached:
                 raise RunnerError(
@@ -235,6 +310,12 @@ class TritonRunner:
                 next_step="Leave it out to take the checkpoint's own.",
             )
         return name
+
+
+def _knobs(schedule: Schedule, variant: Mapping[str, str] | None) -> dict[str, Any]:
+    """What a schedule turns besides feeding, for the record; nothing where nothing is turned."""
+    turned = {name: as_json(getattr(schedule, name)) for name in sorted(schedule.turned())}
+    return {**turned, "variant": dict(variant)} if variant else turned
 
 
 def open_runner(model: str, *, recipe: str | None = None, fault: Fault | str | None = None) -> TritonRunner:
