@@ -80,7 +80,7 @@ def attention_prefill(
     q: torch.Tensor, cache_k: torch.Tensor, cache_v: torch.Tensor, *, row_start: torch.Tensor, slots: torch.Tensor,
     first_position: torch.Tensor, max_rows: int, max_context: int, scale: float, out: Any = None,
 ) -> torch.Tensor:  # fmt: skip
-    where = dict(row_start=row_start, slots=slots, first_position=first_position, scale=scale)
+    where: dict[str, Any] = dict(row_start=row_start, slots=slots, first_position=first_position, scale=scale)
     return _into(out, attention_reference(q, cache_k, cache_v, **where), q.dtype)
 
 
@@ -88,8 +88,8 @@ def attention_decode(
     q: torch.Tensor, cache_k: torch.Tensor, cache_v: torch.Tensor, *, slots: torch.Tensor, positions: torch.Tensor,
     max_context: int, scale: float, out: Any = None,
 ) -> torch.Tensor:  # fmt: skip
-    one_each = torch.arange(len(slots) + 1)
-    where = dict(row_start=one_each, slots=slots, first_position=positions, scale=scale)
+    one_each = torch.arange(len(slots) + 1, device=q.device)
+    where: dict[str, Any] = dict(row_start=one_each, slots=slots, first_position=positions, scale=scale)
     return _into(out, attention_reference(q, cache_k, cache_v, **where), q.dtype)
 
 
