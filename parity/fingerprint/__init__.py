@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from parity.fingerprint import causes
 from parity.fingerprint.causes import CAUSES, NEVER_WRITTEN, STALE
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.read import DETECTORS, Detector, read_fingerprints
 from parity.fingerprint.record import Fingerprint
 from parity.fingerprint.tile_edge import detect_tile_edge
 
-__all__ = ["CAUSES", "NEVER_WRITTEN", "STALE", "Fingerprint", "causes", "detect_tile_edge"]
+__all__ = [
+    "CAUSES",
+    "DETECTORS",
+    "NEVER_WRITTEN",
+    "STALE",
+    "Detector",
+    "ErrorField",
+    "Fingerprint",
+    "causes",
+    "detect_tile_edge",
+    "read_fingerprints",
+]

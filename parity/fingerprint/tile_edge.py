@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from parity.fingerprint.causes import NEVER_WRITTEN, STALE
+from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.metrics import Moments, cosine, norm_ratio, pair_moments, rel_l2
 from parity.records import Slice
@@ -29,30 +30,22 @@ below 0.1, a scale fault leaves the direction."""
 LEAST_AGREEMENT = 0.9
 
 
-def detect_tile_edge(
-    *,
-    oracle: torch.Tensor,
-    sut: torch.Tensor,
-    expert: NDArray[np.integer],
-    row_in_expert: NDArray[np.integer],
-    launch: NDArray[np.integer] | None = None,
-    tile_m: int | None = None,
-) -> Fingerprint | None:
+def detect_tile_edge(field: ErrorField) -> Fingerprint | None:
     """Find a cap past which expert rows are not the SUT's own work.
 
-    oracle, sut: [T, S, ...] expert rows in (token, slot) order, best from a replay on the SUT's own inputs.
-    expert, row_in_expert: [T, S]; the row's number inside its expert in its launch, -1 where unknown (such rows are
-        left out). launch: [T], which launch computed the token; None means one. tile_m: tile height where it is known.
+    Reads expert rows whose numbers inside their expert are known; rows of number -1 are left out.
     Returns None when rows are right, wrong throughout an expert, wrong without a common edge, or the edge is no
-    multiple of the tile height (of 8, when it is not told). score: the smaller of the share of rows past the cap that
-    are wrong and the share of wrong rows that are past the cap.
+    multiple of the tile height (of 8, when it is not told). score: the share of the error's energy past the cap, half
+    of it where the rows hold other values: that they are not y is explained, what they are is not.
     """
-    rows, width = int(np.prod(sut.shape[:2])), int(np.prod(sut.shape[2:]))
-    flat = sut.reshape(rows, width)
-    moments = pair_moments(oracle=oracle.reshape(rows, width), sut=flat).total(axis=1)
-    kind = _row_kinds(moments, flat)
-    number, experts = (np.asarray(of, np.int64).reshape(-1) for of in (row_in_expert, expert))
-    launches = np.zeros(rows, np.int64) if launch is None else np.repeat(np.asarray(launch), sut.shape[1])
+    experts, number, tile_m, launches = field.row_expert, field.row_number, field.tile_m, field.row_launch
+    if field.ids or field.silent or experts is None or number is None:
+        return None
+    moments = pair_moments(
+        oracle=field.oracle.reshape(field.rows, field.width), sut=field.sut.reshape(field.rows, field.width)
+    ).total(axis=1)
+    kind = _row_kinds(moments, field.sut.reshape(field.rows, field.width))
+    rows = field.rows
     known = (number >= 0) & ((moments.yy > 0) | (moments.nonfinite_sut > 0))
     wrong = known & (kind != "right")
     if not wrong.any():
@@ -68,12 +61,15 @@ def detect_tile_edge(
     hit = wrong & past
     if not hit.any():
         return None
-    score = float(min(hit.sum() / past.sum(), hit.sum() / wrong.sum()))
+    agreement = float(min(hit.sum() / past.sum(), hit.sum() / wrong.sum()))
     step = gcd(*caps.values())
     heights = [height for height in TILE_HEIGHTS if step % height == 0] if tile_m is None else [tile_m]
-    if score < LEAST_AGREEMENT or not heights or step % heights[0]:
+    if agreement < LEAST_AGREEMENT or not heights or step % heights[0]:
         return None
-    return _describe(caps, heights, tile_m, score, hit, kind, number, experts, moments)
+    lost = field.sums.dd.sum(1)
+    stale = hit & (kind == "stale")
+    score = float((lost[hit].sum() - 0.5 * lost[stale].sum()) / lost.sum())
+    return _describe(caps, heights, tile_m, agreement, score, hit, kind, number, experts, moments)
 
 
 def _row_kinds(moments: Moments, sut: torch.Tensor) -> NDArray[np.str_]:
@@ -122,6 +118,7 @@ def _describe(
     caps: dict[int, int],
     heights: list[int],
     tile_m: int | None,
+    agreement: float,
     score: float,
     hit: NDArray[np.bool_],
     kind: NDArray[np.str_],
@@ -137,6 +134,7 @@ def _describe(
     ratio = ratio[np.isfinite(ratio)]
     numbers = {
         "cap": cap,
+        "agreement": agreement,
         "caps_by_launch": {str(k): v for k, v in caps.items()},
         "tile_m": tile_m,
         "compatible_tile_m": heights,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parity.fingerprint import Fingerprint, detect_tile_edge
+from parity.fingerprint import ErrorField, Fingerprint, read_fingerprints
 from parity.floor import Floor
 from parity.invariance import Coverage
 from parity.ladder.narrow import joined_slice, narrowest_slice
@@ -77,7 +77,7 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
     here = [record for record in added if record.stage == stage]
     layers = tuple(dict.fromkeys(record.layer for record in here if record.layer is not None))
     sites = {record.layer: replay.site(record.layer, stage) for record in here}
-    prints = {layer: _fingerprint(site) for layer, site in sites.items()}
+    prints = {layer: _fingerprint(site, replay.trace.run.hyper) for layer, site in sites.items()}
     slices = [
         fingerprint.slice
         if (fingerprint := prints[record.layer])
@@ -112,18 +112,11 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
     )
 
 
-def _fingerprint(site: ReplayedSite) -> Fingerprint | None:
+def _fingerprint(site: ReplayedSite, hyper: Mapping[str, Any]) -> Fingerprint | None:
     """What the shape of the stage's error field says; None when no detector knows it."""
-    if site.sut is None or site.oracle is None or site.sut.expert is None or site.sut.row_in_expert is None:
+    if site.sut is None or site.oracle is None:
         return None
-    return detect_tile_edge(
-        oracle=site.oracle,
-        sut=site.sut.tensor,
-        expert=site.sut.expert,
-        row_in_expert=site.sut.row_in_expert,
-        launch=site.sut.launch,
-        tile_m=site.sut.tile_m,
-    )
+    return next(iter(read_fingerprints(ErrorField.of(site.sut, site.oracle, inputs=site.inputs, hyper=hyper))), None)
 
 
 def _of_layer(
