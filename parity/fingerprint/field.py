@@ -22,8 +22,8 @@ from parity.records import site_name
 class ErrorField:
     """One stage of one request, both sides in canonical form, with all that is known about its rows.
 
-    oracle, sut: [T, ...] or, for expert rows, [T, S, ...] of any readable floating dtype, or integers for ids; best with
-        `oracle` from a replay on the SUT's own inputs: on a chained pair inherited error has a shape too.
+    oracle, sut: [T, ...] or, for expert rows, [T, S, ...] of any readable floating dtype, or integers for ids; best
+        with `oracle` from a replay on the SUT's own inputs: on a chained pair inherited error has a shape too.
     axes: letters of parity.stages, (T, S, F) for expert rows. position, phase, launch: [T]; launch says which launch
         (prefill chunk, decode step) computed the token. None: positions 0.., one phase, one launch.
     expert, row_in_expert: [T, S]; the row's number inside its expert in its launch, negative where unknown.

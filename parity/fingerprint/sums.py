@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -70,6 +71,6 @@ def pair_sums(y: torch.Tensor, x: torch.Tensor, d: torch.Tensor, *, heads: int) 
     parts = []
     for a, b in ((y, y), (d, y), (d, d)):
         product = a * b
-        columns = [product[:, i:j].sum(1) for i, j in zip(edges[:-1], edges[1:], strict=True)]
+        columns = [product[:, i:j].sum(1) for i, j in pairwise(edges)]
         parts.append(torch.stack(columns, 1).double().numpy() if columns else np.zeros((rows, 0)))
     return Sums(*parts, edges=edges, head=left // per_head if per_head else None, block=left // COLUMN_BLOCK)
