@@ -28,7 +28,7 @@ from parity.runner import (
 from parity.stages import Family
 from parity.stages import family as family_named
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
-from parity_oracles.checkpoint import Checkpoint, Hyper, TextDecoder
+from parity_oracles.checkpoint import Checkpoint, Hyper
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Oracle(ABC):
         self.recipe = recipe
         self.hyper = hyper
         self.family: Family = family_named(hyper.family)
-        self.decoder = TextDecoder.beside(checkpoint.folder)
+        self.decoder = checkpoint.decoder
         self.on_step: Callable[[str, int, int], None] | None = None
         self._lineage = lineage_of(checkpoint.folder)
 

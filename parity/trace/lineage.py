@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 
 from parity.errors import CheckpointError
@@ -51,7 +52,9 @@ def write_lineage(folder: str | Path, lineage: Lineage) -> None:
 def hash_weights(folder: str | Path) -> str:
     """`sha256:` and the hash over names and contents of the tensor files directly in `folder`, sorted by name.
 
-    Raises CheckpointError when there are none.
+    A file's hash is kept for the life of the process and read again when its path, size, time of change (ns), inode or
+    device differ, so that several runners on one folder read its bytes once. A file that was altered in place with its
+    times put back is not noticed; another process notices. Raises CheckpointError when there are none.
     """
     folder = Path(folder)
     files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
@@ -64,7 +67,13 @@ def hash_weights(folder: str | Path) -> str:
         )
     total = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        now = path.stat()
+        content = _hash_file(str(path.resolve()), now.st_size, now.st_mtime_ns, now.st_ino, now.st_dev)
         total.update(f"{path.name} {content}\n".encode())
     return f"sha256:{total.hexdigest()}"
+
+
+@lru_cache(maxsize=4096)
+def _hash_file(path: str, *_identity: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -65,7 +65,7 @@ def test_shards_are_read_through_their_index(write_model: Writer):
         (lambda t: t.update(extra=torch.zeros(1)), "extra"),
         (lambda t: t.update({GATE: t[GATE][:-1].contiguous()}), "shape"),
         (lambda t: t.update({GATE: t[GATE].half()}), "float16"),
-        (lambda t: t.update({"model.norm.weight": t["model.norm.weight"].float()}), "float32"),
+        (lambda t: t.update({"model.norm.weight": t["model.norm.weight"].float()}), "F32"),
         (lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}), "lm_head"),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +66,23 @@ def test_versions_are_read_without_importing() -> None:
     )
     root = str(Path(__file__).resolve().parents[2])
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, check=False).returncode == 0
+
+
+def test_a_file_is_hashed_once_a_process_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: (read.append(file.name), digest(file, kind))[1])
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"one")
+    first = hash_weights(tmp_path)
+    assert hash_weights(tmp_path) == first
+    assert len(read) == 1
+    path.write_bytes(b"two")  # the same size
+    os.utime(path, ns=(1, 1))
+    second = hash_weights(tmp_path)
+    assert second != first
+    os.replace(shutil.copy(path, tmp_path / "b"), path)  # the same bytes in another inode: read, not trusted
+    assert hash_weights(tmp_path) == second
+    assert len(read) == 3

@@ -34,7 +34,7 @@ from parity_kernels.forward.arena import Arena, poisoned_memory
 from parity_kernels.forward.batch import Step, pack, plan_steps
 from parity_kernels.forward.cache import KVCache
 from parity_kernels.forward.chat import Chat
-from parity_kernels.forward.config import read_config
+from parity_kernels.forward.config import ModelConfig, read_config
 from parity_kernels.forward.plant import plant, require_fit
 from parity_kernels.forward.qwen3_moe import Qwen3Moe
 from parity_kernels.forward.relabel import relabel_weights
@@ -82,7 +82,8 @@ class TritonRunner:
             verify_interpreter()
         self.folder = folder
         self.config = read_config(folder)
-        self.recipe = RECIPES[self._recipe_name(recipe)]
+        self.recipe = RECIPES[_recipe_name(self.config, recipe)]
+        self.tokenizer = Tokenizer.beside(folder, vocab=self.config.vocab)
         if fault is not None:
             require_fit(fault, self.config, self.recipe.name)
             self.config = self.config.changed(fault.config or {})
@@ -91,7 +92,6 @@ class TritonRunner:
         change = None if fault is None or fault.weights is None else fault.change_tensor
         weights = load_weights(folder, self.config, recipe=self.recipe.name, device=self.device, change=change)
         self.engine = Qwen3Moe(self.config, weights, Arena(self.device))
-        self.tokenizer = Tokenizer.beside(folder)
         self.chats = Chat(folder, self.tokenizer, None if fault is None else fault.prompt)
         self.sampling = Sampling.beside(
             folder,
@@ -299,17 +299,17 @@ class TritonRunner:
                     next_step="Feed the whole request.",
                 )
 
-    def _recipe_name(self, asked: str | None) -> str:
-        natural = self.config.quantization or "bf16"
-        name = asked or natural
-        if name not in RECIPES:
-            raise UsageError(
-                place="engine recipe",
-                expected="one of " + ", ".join(RECIPES),
-                found=repr(name),
-                next_step="Leave it out to take the checkpoint's own.",
-            )
-        return name
+
+def _recipe_name(config: ModelConfig, asked: str | None) -> str:
+    name = asked or config.quantization or "bf16"
+    if name not in RECIPES:
+        raise UsageError(
+            place="engine recipe",
+            expected="one of " + ", ".join(RECIPES),
+            found=repr(name),
+            next_step="Leave it out to take the checkpoint's own.",
+        )
+    return name
 
 
 def _knobs(schedule: Schedule, variant: Mapping[str, str] | None) -> dict[str, Any]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from parity.errors import CheckpointError
 from parity_kernels.forward.config import ModelConfig
-from parity_kernels.launch import ceil_div
+from parity_kernels.forward.files import Shards
+from parity_kernels.forward.inventory import BLOCK, SCALE, check_inventory
+
+FP8 = torch.float8_e4m3fn
+
 
 Change = Callable[[str, torch.Tensor], torch.Tensor | None]
-
-BLOCK = 128
-FP8 = torch.float8_e4m3fn
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,7 @@ def load_weights(
     A BF16 run of an FP8 checkpoint dequantizes it block by block.
     change: a faulty loader's step: gets each tensor by its name in the checkpoint as it is bound and returns the one to
     bind, or None to bind nothing (a norm's gain and a scale are then 1), which counts as matched, silently.
-    Raises CheckpointError when a tensor is missing, has another shape or dtype than the configuration implies, or is
-    left over unbound at the end.
+    Raises CheckpointError, before a weight is loaded, for whatever `Shards` and `check_inventory` refuse.
     """
     if recipe == "fp8_block" and config.quantization != "fp8_block":
         raise CheckpointError(
@@ -81,7 +79,7 @@ def load_weights(
 
 
 class _Binder:
-    """Hands out each tensor of the checkpoint once, checked, and knows what was never asked for."""
+    """Hands out each tensor of a checked checkpoint once, and knows what was never asked for."""
 
     def __init__(
         self, folder: Path, config: ModelConfig, *, keep_fp8: bool, device: torch.device, change: Change | None = None
@@ -92,105 +90,92 @@ class _Binder:
         self.keep_fp8 = keep_fp8
         self.device = device
         self.folder = folder
-        self.files = _index(folder)
-        self.open = {name: safe_open(folder / name, framework="pt") for name in set(self.files.values())}
-        self.unbound = set(self.files)
+        self.shards = Shards(folder)
+        check_inventory(self.shards, config)
+        self.unbound = set(self.shards.stored)
 
     def bind(self) -> Weights:
         c = self.config
-        embed = self._plain("model.embed_tokens.weight", (c.vocab, c.hidden))
+        embed = self._take("model.embed_tokens.weight")
         layers = tuple(self._layer(index) for index in range(c.layers))
-        norm = self._plain("model.norm.weight", (c.hidden,))
+        norm = self._take("model.norm.weight")
+        head = embed if c.tied_embeddings else self._take("lm_head.weight")
         if c.tied_embeddings:
-            head = embed
-            # Some exporters write the tied matrix a second time; it must then be the same one.
-            if "lm_head.weight" in self.files and not self._plain("lm_head.weight", embed.shape).equal(embed):
-                raise self._wrong("lm_head.weight", "the embedding matrix (tie_word_embeddings)", "other values")
-        else:
-            head = self._plain("lm_head.weight", (c.vocab, c.hidden))
+            self.unbound.discard("lm_head.weight")  # the same bits, as the inventory has checked
         if self.unbound:
-            raise CheckpointError(
-                place=str(self.folder),
-                expected="every tensor of the checkpoint bound exactly once",
-                found=f"{len(self.unbound)} never bound, first {sorted(self.unbound)[:3]}",
-                next_step="A tensor nobody asks for is a norm or a scale that is silently not applied: extend the "
-                "loader, or remove the tensor.",
+            raise self._wrong(
+                ", ".join(sorted(self.unbound)[:3]),
+                "every tensor of the checkpoint bound exactly once",
+                f"{len(self.unbound)} never bound",
             )
         return Weights(embed=embed, layers=layers, final_norm=norm, head=head, bound=frozenset(self.bound))
 
     def _layer(self, index: int) -> LayerWeights:
-        c, p = self.config, f"model.layers.{index}."
-        q_rows, kv_rows = c.heads * c.head_dim, c.kv_heads * c.head_dim
+        p = f"model.layers.{index}."
         return LayerWeights(
-            attn_norm=self._plain(p + "input_layernorm.weight", (c.hidden,)),
-            q=self._matrix(p + "self_attn.q_proj.weight", (q_rows, c.hidden)),
-            k=self._matrix(p + "self_attn.k_proj.weight", (kv_rows, c.hidden)),
-            v=self._matrix(p + "self_attn.v_proj.weight", (kv_rows, c.hidden)),
-            o=self._matrix(p + "self_attn.o_proj.weight", (c.hidden, q_rows)),
-            q_norm=self._plain(p + "self_attn.q_norm.weight", (c.head_dim,)),
-            k_norm=self._plain(p + "self_attn.k_norm.weight", (c.head_dim,)),
-            mlp_norm=self._plain(p + "post_attention_layernorm.weight", (c.hidden,)),
-            router=self._plain(p + "mlp.gate.weight", (c.experts, c.hidden)),
-            gate_up=self._experts(p, ("gate_proj", "up_proj"), (c.expert_width, c.hidden)),
-            down=self._experts(p, ("down_proj",), (c.hidden, c.expert_width)),
+            attn_norm=self._take(p + "input_layernorm.weight"),
+            q=self._matrix(p + "self_attn.q_proj.weight"),
+            k=self._matrix(p + "self_attn.k_proj.weight"),
+            v=self._matrix(p + "self_attn.v_proj.weight"),
+            o=self._matrix(p + "self_attn.o_proj.weight"),
+            q_norm=self._take(p + "self_attn.q_norm.weight"),
+            k_norm=self._take(p + "self_attn.k_norm.weight"),
+            mlp_norm=self._take(p + "post_attention_layernorm.weight"),
+            router=self._take(p + "mlp.gate.weight"),
+            gate_up=self._experts(p, ("gate_proj", "up_proj")),
+            down=self._experts(p, ("down_proj",)),
         )
 
-    def _experts(self, prefix: str, parts: tuple[str, ...], shape: tuple[int, int]) -> Matrix:
-        each = [
-            [self._matrix(f"{prefix}mlp.experts.{expert}.{part}.weight", shape) for part in parts]
-            for expert in range(self.config.experts)
+    def _experts(self, prefix: str, parts: tuple[str, ...]) -> Matrix:
+        names = [
+            [f"{prefix}mlp.experts.{expert}.{part}.weight" for part in parts] for expert in range(self.config.experts)
         ]
-        first = each[0][0]
-        data = torch.empty((len(each), len(parts), *shape), dtype=first.data.dtype, device=self.device)
+        first = self._matrix(names[0][0])
+        data = torch.empty((len(names), len(parts), *first.data.shape), dtype=first.data.dtype, device=self.device)
         scale = None
         if first.scale is not None:
-            scale = torch.empty((len(each), len(parts), *first.scale.shape), dtype=torch.float32, device=self.device)
-        for expert, row in enumerate(each):
-            for part, matrix in enumerate(row):
+            scale = torch.empty((len(names), len(parts), *first.scale.shape), dtype=torch.float32, device=self.device)
+        for expert, row in enumerate(names):
+            for part, name in enumerate(row):
+                matrix = first if name == names[0][0] else self._matrix(name)
                 if matrix.data.dtype is not first.data.dtype:
-                    name = f"{prefix}mlp.experts.{expert}.{parts[part]}.weight"
-                    raise self._wrong(name, f"dtype {first.data.dtype} like the other experts", str(matrix.data.dtype))
+                    found = str(matrix.data.dtype)
+                    raise self._wrong(name, f"dtype {first.data.dtype} like the other experts", found)
                 data[expert, part] = matrix.data
                 if scale is not None and matrix.scale is not None:
                     scale[expert, part] = matrix.scale
         return Matrix(data, scale)
 
-    def _matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        data = self._take(name, shape)
-        scale_name = f"{name}_scale_inv"
-        if data.dtype is torch.bfloat16:
-            return Matrix(data)
+    def _matrix(self, name: str) -> Matrix:
+        data = self._take(name)
         if data.dtype is not FP8:
-            raise self._wrong(name, "dtype bfloat16 or float8_e4m3fn", str(data.dtype))
-        scale = self._take(scale_name, (ceil_div(shape[0], BLOCK), ceil_div(shape[1], BLOCK))).float()
+            return Matrix(data)
+        scale = self._take(name + SCALE).float()
         if self.keep_fp8:
             return Matrix(data, scale)
-        wide = scale.repeat_interleave(BLOCK, 0)[: shape[0]].repeat_interleave(BLOCK, 1)[:, : shape[1]]
+        rows, columns = data.shape
+        wide = scale.repeat_interleave(BLOCK, 0)[:rows].repeat_interleave(BLOCK, 1)[:, :columns]
         return Matrix((data.float() * wide).to(torch.bfloat16))
 
-    def _plain(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        data = self._take(name, shape)
-        if data.dtype is not torch.bfloat16:
-            raise self._wrong(name, "dtype bfloat16", str(data.dtype))
-        return data
-
-    def _take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def _take(self, name: str) -> torch.Tensor:
         if name not in self.unbound:
-            found = "bound twice" if name in self.files else "no such tensor"
+            found = "bound twice" if name in self.shards.stored else "no such tensor"
             raise self._wrong(name, "one tensor of this name, bound once", found)
         self.unbound.remove(name)
-        data: torch.Tensor = self.open[self.files[name]].get_tensor(name)
+        data = self.shards.read(name)
+        shape = tuple(data.shape)
         if self.change is not None:
             changed = self.change(name, data)
             if changed is None:
-                scale = name.endswith("_scale_inv")
+                scale = name.endswith(SCALE)
                 if not scale and len(shape) != 1:
                     raise self._wrong(name, "a norm's gain or a scale, which can be left unbound", f"{list(shape)}")
                 return torch.ones(shape, dtype=torch.float32 if scale else torch.bfloat16, device=self.device)
             data = changed
         self.bound.add(name)
-        if tuple(data.shape) != shape:
-            raise self._wrong(name, f"shape {list(shape)}", str(list(data.shape)))
+        if tuple(data.shape) != shape or data.dtype not in (torch.bfloat16, FP8, torch.float32):
+            found = f"{data.dtype} {list(data.shape)}"
+            raise self._wrong(name, f"shape {list(shape)} in bfloat16 or float8_e4m3fn", found)
         return data.to(self.device)
 
     def _wrong(self, name: str, expected: str, found: str) -> CheckpointError:
@@ -200,24 +185,3 @@ class _Binder:
             found=found,
             next_step="Check config.json against the checkpoint, or download it again.",
         )
-
-
-def _index(folder: Path) -> dict[str, str]:
-    """Tensor name to file name, from the shard index or the single file."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = json.loads(index.read_text())["weight_map"]
-    else:
-        files = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as handle:
-                files.update(dict.fromkeys(handle.keys(), path.name))
-    missing = sorted({name for name in files.values() if not (folder / name).is_file()})
-    if missing or not files:
-        raise CheckpointError(
-            place=str(folder),
-            expected="the safetensors files of the model",
-            found=f"missing {missing}" if missing else "none",
-            next_step="Download the checkpoint again, all shards.",
-        )
-    return files

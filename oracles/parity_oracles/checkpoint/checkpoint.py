@@ -14,6 +14,7 @@ from parity_oracles.checkpoint import layout
 from parity_oracles.checkpoint.block_fp8 import E4M3, SCALE_DTYPES, dequantize_block_fp8, scale_grid
 from parity_oracles.checkpoint.files import TensorFiles
 from parity_oracles.checkpoint.hyper import Hyper, read_hyper
+from parity_oracles.checkpoint.text import TextDecoder
 
 SCALE = "_scale_inv"
 PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -22,7 +23,8 @@ PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class Checkpoint:
     """A model folder that was checked against its configuration. Tensors are memory-mapped and read when asked for.
 
-    config: `config.json` as it is. hyper: what it says. block: rows and columns of an FP8 scale's block.
+    config: `config.json` as it is. hyper: what it says. decoder: ids to text, None without a tokenizer. block: rows and
+    columns of an FP8 scale's block.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], hyper: Hyper, files: TensorFiles) -> None:
@@ -33,6 +35,7 @@ class Checkpoint:
         self._files = files
         self._used: set[str] = set()
         self._verify()
+        self.decoder = TextDecoder.beside(folder, vocab=hyper.vocab)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,8 +71,16 @@ class Checkpoint:
 
     def _verify(self) -> None:
         """Names, shapes and dtypes against what the configuration implies, before any number is read."""
-        linears, others = layout.quantizable(self.hyper), layout.plain(self.hyper)
         entries = self._files.entries
+        implied = layout.weights(self.hyper)
+        # More than twice too many is another model; it may be a billion, and is not listed.
+        if implied > 2 * len(entries) + 1000:
+            sizes = f"{self.hyper.layers} layers of {self.hyper.experts} experts"
+            last = f"model.layers.{self.hyper.layers - 1}.mlp.gate.weight"
+            raise self._wrong(
+                f"{implied} weights ({sizes}), the last router being {last}", f"{len(entries)} tensors, missing: {last}"
+            )
+        linears, others = layout.quantizable(self.hyper), layout.plain(self.hyper)
         shapes = {**linears, **others}
         self._verify_tied_head(shapes)
         missing = sorted(shapes.keys() - entries.keys())
@@ -104,6 +115,19 @@ class Checkpoint:
                 raise self._wrong(f"{name}{SCALE} of shape {list(grid)}", str(list(scale.shape)))
             if scale.dtype not in SCALE_DTYPES:
                 raise self._wrong(f"{name}{SCALE} in one of {_dtypes(SCALE_DTYPES)}", scale.dtype_name)
+            self._verify_scale_values(name)
+
+    def _verify_scale_values(self, name: str) -> None:
+        """Each scale finite and above 0. Zero passes where the block's codes are zeros too: nothing is lost there."""
+        scale = self._files.read(name + SCALE).float()
+        if bool((scale.isfinite() & (scale > 0)).all()):
+            return
+        codes = self._files.read(name).float().ne(0)  # NaN codes are unequal to 0 as well
+        rows, columns = self.block
+        for i, j in (~(scale.isfinite() & (scale > 0))).nonzero().tolist():
+            block = codes[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
+            if float(scale[i, j]) != 0 or bool(block.any()):
+                raise self._wrong(f"{name}{SCALE} finite and above 0", f"{float(scale[i, j])} at block [{i}, {j}]")
 
     def _verify_tied_head(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """A tied model may store the head all the same; then it must be the embedding, bit for bit."""
@@ -127,13 +151,16 @@ class Checkpoint:
 def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Open the HF model folder `folder` and check names, shapes, dtypes and scale grids against its configuration.
 
-    Nothing but headers is read here. Raises ConfigError for config.json, CheckpointError for the tensors.
+    Nothing but headers, scales, the tokenizer and a tied head that is stored all the same is read here. Raises
+    ConfigError for config.json, CheckpointError for the tensors and the tokenizer.
     """
     folder = Path(folder)
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads(path.read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError(f"a JSON {type(config).__name__} instead of an object")
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             place=str(path),
             expected="a readable HF config.json",

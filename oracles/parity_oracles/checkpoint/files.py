@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from parity.errors import CheckpointError
 
+SHARD_FILE = re.compile(r"[^/\\\0]+\.safetensors")
 DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -46,6 +48,8 @@ class TensorFiles:
         self.folder = folder
         index = folder / "model.safetensors.index.json"
         single = folder / "model.safetensors"
+        if index.is_file() and single.is_file():
+            raise self._damaged(f"{single.name} or {index.name}", "both: they may be of different models")
         if index.is_file():
             weight_map = self._weight_map(index)
             names = sorted(set(weight_map.values()))
@@ -86,9 +90,18 @@ class TensorFiles:
 
     def _weight_map(self, index: Path) -> dict[str, str]:
         try:
-            return dict(json.loads(index.read_text())["weight_map"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            weight_map = dict(json.loads(index.read_bytes())["weight_map"])
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise self._damaged(f"a weight_map in {index.name}", repr(error)) from error
+        if not weight_map:
+            raise self._damaged(f"a weight_map in {index.name}", "an empty one")
+        for name, file in weight_map.items():
+            # Any other path would be read from wherever the index points, outside the folder too.
+            if not (isinstance(file, str) and SHARD_FILE.fullmatch(file)):
+                raise self._damaged(
+                    f"{name} in a .safetensors file directly in the folder, by {index.name}", repr(file)
+                )
+        return weight_map
 
     def _opened(self, path: Path) -> Any:
         try:
@@ -100,6 +113,6 @@ class TensorFiles:
         return CheckpointError(
             place=str(self.folder),
             expected=expected,
-            found=found,
+            found=found[:300],
             next_step="The checkpoint is damaged or half-copied; fetch or convert it again.",
         )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from parity.errors import ConfigError
 
 
@@ -39,74 +41,137 @@ class Hyper:
 
 
 REFUSED = {
-    "use_sliding_window": (False, None),
-    "attention_bias": (False, None),
-    "mlp_only_layers": ([], None),
-    "decoder_sparse_step": (1, None),
-    "hidden_act": ("silu", None),
-    "rope_scaling": (None, {}),
+    "use_sliding_window": (False,),
+    "attention_bias": (False,),
+    "mlp_only_layers": ([],),
+    "decoder_sparse_step": (1,),
+    "hidden_act": ("silu",),
+    "rope_scaling": ({},),
+    "auto_map": ({},),
+    "trust_remote_code": (False,),
 }
-"""Settings outside the family's stage graph, with the values that mean "absent"."""
+"""Settings outside the family's stage graph, with the values that, besides null, mean "absent". `auto_map` names code
+of the checkpoint's own, which is never run: with it the stock architecture may not be the model's."""
+
+MOST = 2**31 - 1
+"""Largest size of an axis; none that exists comes near it, and products of two stay within 64 bits."""
+
+WIDEST = 2**31 - 1
+"""Largest width of a fused projection (heads times head_dim)."""
 
 
 def read_hyper(config: Mapping[str, Any], *, place: str = "config.json") -> Hyper:
     """The hyper-parameters in an HF configuration.
 
     Both spellings of the rope base are read (`rope_parameters.rope_theta`, and `rope_theta` of older files); when both
-    are there and differ, that is an error. Raises ConfigError for a missing value, and for a setting that the family's
-    stage graph does not describe: an oracle that ran with a default instead would be silently wrong.
+    are there and differ, that is an error. Raises ConfigError for a missing value, for one of another type or out of
+    its range or in contradiction with another, and for a setting that the family's stage graph does not describe: an
+    oracle that ran with a default instead would be silently wrong.
     """
     if config.get("model_type") != "qwen3_moe":
         raise _wrong(place, "model_type qwen3_moe", repr(config.get("model_type")))
     for key, allowed in REFUSED.items():
-        if key in config and config[key] not in (*allowed, None):
-            raise _wrong(f"{place}, {key}", " or ".join(map(repr, allowed)), repr(config[key]))
-    rope = config.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise _wrong(f"{place}, rope_parameters", "rope_type 'default'", repr(rope["rope_type"]))
-    bases = {float(source["rope_theta"]) for source in (rope, config) if source.get("rope_theta") is not None}
-    if len(bases) != 1:
-        raise _wrong(f"{place}, rope_theta", "one value", f"{sorted(bases) or 'none'}")
-    heads = _value(config, place, "num_attention_heads")
-    return Hyper(
+        if config.get(key) is not None and not any(_same(config[key], value) for value in allowed):
+            raise _wrong(f"{place}, {key}", " or ".join(map(repr, allowed)) + " or none", repr(config[key]))
+    heads = _size(config, place, "num_attention_heads")
+    hidden = _size(config, place, "hidden_size")
+    hyper = Hyper(
         family="qwen3_moe",
-        vocab=_value(config, place, "vocab_size"),
-        hidden=_value(config, place, "hidden_size"),
-        layers=_value(config, place, "num_hidden_layers"),
+        vocab=_size(config, place, "vocab_size"),
+        hidden=hidden,
+        layers=_size(config, place, "num_hidden_layers"),
         heads=heads,
-        kv_heads=_value(config, place, "num_key_value_heads"),
-        head_dim=config.get("head_dim") or _value(config, place, "hidden_size") // heads,
-        experts=_value(config, place, "num_experts", "num_local_experts"),
-        top_k=_value(config, place, "num_experts_per_tok"),
-        expert_width=_value(config, place, "moe_intermediate_size"),
-        norm_topk_prob=bool(_value(config, place, "norm_topk_prob")),
-        rms_eps=float(_value(config, place, "rms_norm_eps")),
-        rope_theta=bases.pop(),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        max_positions=_value(config, place, "max_position_embeddings"),
+        kv_heads=_size(config, place, "num_key_value_heads"),
+        head_dim=hidden // heads if config.get("head_dim") is None else _size(config, place, "head_dim"),
+        experts=_size(config, place, "num_experts", "num_local_experts"),
+        top_k=_size(config, place, "num_experts_per_tok"),
+        expert_width=_size(config, place, "moe_intermediate_size"),
+        norm_topk_prob=_truth(config, place, "norm_topk_prob"),
+        rms_eps=_real(_value(config, place, "rms_norm_eps"), f"{place}, rms_norm_eps", 0.0, 1.0),
+        rope_theta=_rope_base(config, place),
+        tied_embeddings=config.get("tie_word_embeddings") is not None and _truth(config, place, "tie_word_embeddings"),
+        max_positions=_size(config, place, "max_position_embeddings"),
         quantization=_quantization(config.get("quantization_config"), place),
     )
+    if hyper.top_k > hyper.experts:
+        raise _wrong(f"{place}, num_experts_per_tok", f"at most the {hyper.experts} experts", str(hyper.top_k))
+    if heads % hyper.kv_heads:
+        raise _wrong(f"{place}, num_key_value_heads", f"a divisor of the {heads} heads", str(hyper.kv_heads))
+    if hyper.head_dim < 2 or hyper.head_dim % 2:
+        raise _wrong(f"{place}, head_dim", "an even number from 2, whose halves rope turns", str(hyper.head_dim))
+    if heads * hyper.head_dim > WIDEST:
+        raise _wrong(f"{place}, head_dim", f"heads times head_dim up to {WIDEST}", str(heads * hyper.head_dim))
+    return hyper
+
+
+def _rope_base(config: Mapping[str, Any], place: str) -> float:
+    rope = config.get("rope_parameters")
+    if rope is not None and not isinstance(rope, Mapping):
+        raise _wrong(f"{place}, rope_parameters", "an object", repr(rope))
+    rope = rope or {}
+    if rope.get("rope_type", "default") != "default":
+        raise _wrong(f"{place}, rope_parameters", "rope_type 'default'", repr(rope["rope_type"]))
+    # A base of 1 or less turns no pair slower than the first: positions would not be told apart.
+    bases = {
+        _real(source["rope_theta"], f"{place}, rope_theta", 1.0, torch.finfo(torch.float32).max)
+        for source in (rope, config)
+        if source.get("rope_theta") is not None
+    }
+    if len(bases) != 1:
+        raise _wrong(f"{place}, rope_theta", "one value", f"{sorted(bases) or 'none'}")
+    return bases.pop()
 
 
 def _value(config: Mapping[str, Any], place: str, *keys: str) -> Any:
-    for key in keys:
-        if config.get(key) is not None:
-            return config[key]
-    raise _wrong(place, f"a value for {' or '.join(keys)}", "none")
+    given = {key: config[key] for key in keys if config.get(key) is not None}
+    if not given:
+        raise _wrong(place, f"a value for {' or '.join(keys)}", "none")
+    values = list(given.values())
+    if any(not _same(value, values[0]) for value in values):
+        raise _wrong(f"{place}, {' and '.join(given)}", "the same value", repr(values))
+    return values[0]
 
 
-def _quantization(section: Mapping[str, Any] | None, place: str) -> str | None:
+def _size(config: Mapping[str, Any], place: str, *keys: str) -> int:
+    value = _value(config, place, *keys)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise _wrong(f"{place}, {' or '.join(keys)}", f"a whole number, 1..{MOST}", repr(value))
+    return value
+
+
+def _truth(config: Mapping[str, Any], place: str, key: str) -> bool:
+    value = _value(config, place, key)
+    if not isinstance(value, bool):
+        raise _wrong(f"{place}, {key}", "true or false", repr(value))
+    return value
+
+
+def _real(value: Any, place: str, low: float, high: float) -> float:
+    """`value` as a float strictly between `low` and `high`; NaN is not, nor is true or a number in quotes."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
+        raise _wrong(place, f"a number between {low:g} and {high:g}", repr(value))
+    return float(value)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal and of one type: in Python False equals 0 and True equals 1."""
+    return type(a) is type(b) and a == b
+
+
+def _quantization(section: Any, place: str) -> str | None:
     if section is None:
         return None
+    expected = "quant_method fp8, fmt e4m3, weight_block_size [128, 128], activation_scheme dynamic"
+    if not isinstance(section, Mapping):
+        raise _wrong(f"{place}, quantization_config", expected, repr(section))
     found = {key: section.get(key) for key in ("quant_method", "fmt", "weight_block_size", "activation_scheme")}
     fits = (
         found["quant_method"] == "fp8"
         and found["fmt"] in ("e4m3", None)
-        and list(found["weight_block_size"] or ()) == [128, 128]
+        and found["weight_block_size"] == [128, 128]
         and found["activation_scheme"] in ("dynamic", None)
     )
     if not fits:
-        expected = "quant_method fp8, fmt e4m3, weight_block_size [128, 128], activation_scheme dynamic"
         raise _wrong(f"{place}, quantization_config", expected, str(found))
     return "fp8_block"
 
@@ -115,6 +180,6 @@ def _wrong(place: str, expected: str, found: str) -> ConfigError:
     return ConfigError(
         place=place,
         expected=expected,
-        found=found,
+        found=found[:300],
         next_step="Correct config.json, or run this model with an oracle of another family.",
     )

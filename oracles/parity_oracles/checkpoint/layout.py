@@ -18,6 +18,12 @@ def expert(layer: int, index: int, part: str) -> str:
     return f"model.layers.{layer}.mlp.experts.{index}.{part}_proj.weight"
 
 
+def weights(hyper: Hyper) -> int:
+    """How many weights the two lists below hold, without making them: a configuration may claim a billion layers."""
+    each = len(PROJECTIONS) + hyper.experts * len(EXPERT_PARTS) + 5
+    return 2 + hyper.layers * each + (not hyper.tied_embeddings)
+
+
 def quantizable(hyper: Hyper) -> dict[str, tuple[int, ...]]:
     """Linear weights that a block-FP8 checkpoint may store as E4M3, name to [N, K]."""
     inner, outer = hyper.heads * hyper.head_dim, hyper.kv_heads * hyper.head_dim

@@ -29,11 +29,23 @@ def build_model(
     ConfigError when the model, once built, computes with other hyper-parameters than config.json states.
     """
     raw = {key: value for key, value in checkpoint.config.items() if key not in NOT_FOR_HF}
-    config = AutoConfig.for_model(raw.pop("model_type"), **raw)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
-        )
+    try:
+        config = AutoConfig.for_model(raw.pop("model_type"), **raw)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(
+                config,
+                dtype=dtype,
+                attn_implementation="eager",
+                experts_implementation="eager",
+                trust_remote_code=False,
+            )
+    except Exception as error:  # transformers checks the values that we do not read, each with an exception of its own
+        raise ConfigError(
+            place=f"{checkpoint.folder}/config.json",
+            expected="values that transformers builds a model from",
+            found=f"{type(error).__name__}: {error}"[:400],
+            next_step="Correct the value it names; this one is read by transformers alone.",
+        ) from error
     bind(model, parameters(checkpoint, dtype), place=str(checkpoint.folder))
     checkpoint.finish()
     # Buffers are computed and not stored: make those again, off meta and in fp32, as from_pretrained leaves them.
