@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from parity.errors import ProbeError, UsageError
+from parity.errors import ProbeError, TraceError, UsageError
 from parity.probes.computing import Held, PlacedComputation
 from parity.probes.firing import Firings
 from parity.probes.grafting import PlacedGraft
@@ -27,12 +27,22 @@ class Recorder:
     site the forward pass passes through, and is narrowed here to what the plan admits.
     Use it as a context manager around the forward pass, once. Leaving it checks that every declared site fired once a
     step and that every row of every graft found its place (ProbeError), and ends the trace. If the body raised, its
-    exception goes on and the trace stays incomplete.
+    exception goes on and the trace stays incomplete. A disk that fails stops neither the body nor the leaving: it is
+    warned of, kept as `failure`, and raised by `trace()`.
+    open_: opens the sink; a session hands in one that finds another folder.
     Raises UsageError for a plan that makes no sense or names nothing the run has.
     """
 
-    def __init__(self, plan: CapturePlan | None, run: Run, grafts: Sequence[Graft | ComputedGraft] = ()) -> None:
+    def __init__(
+        self,
+        plan: CapturePlan | None,
+        run: Run,
+        grafts: Sequence[Graft | ComputedGraft] = (),
+        *,
+        open_: Callable[[CapturePlan | None, Run], Sink] = open_sink,
+    ) -> None:
         self.plan = plan
+        self._open_sink = open_
         self.tokens = Tokens() if plan is None else check_plan(plan, layers=run.layers)
         self.run = _narrow(run, plan, grafts)
         self.captures = 0
@@ -56,7 +66,7 @@ class Recorder:
             raise ProbeError(
                 place="recorder", expected="one use", found="a second", next_step="Make a Recorder for each run."
             )
-        self._sink = open_sink(self.plan, self.run)
+        self._sink = self._open_sink(self.plan, self.run)
         self._open = True
         return self
 
@@ -90,6 +100,7 @@ class Recorder:
             )
         self._end_step()
         self._firings.start_step(f"{phase} step {step} chunk {chunk}")
+        self.sink.begin_step(phase, step, chunk)
         self._step = StepProbe(self, phase=phase, step=step, chunk=chunk, rows=rows, last_position=last_position)
         return self._step
 
@@ -119,8 +130,14 @@ class Recorder:
             )
         return self._sink
 
+    @property
+    def failure(self) -> TraceError | None:
+        """Why the disk did not keep the trace, or its rest; None while all is well."""
+        return None if self._sink is None else self._sink.failure
+
     def trace(self) -> MemoryTrace | DiskTrace:
-        """What was captured: from memory, or opened from `plan.out`. Raises ProbeError in statistics mode."""
+        """What was captured: from memory, or opened from `plan.out`. Raises ProbeError in statistics mode, and the
+        `failure` when the disk failed; what it kept before is then read with `open_trace(plan.out)`."""
         return self.sink.trace()
 
     def statistics(self) -> list[dict[str, Any]]:
@@ -154,6 +171,8 @@ class Recorder:
             self.sink.close(complete=False)
         except Exception as second:
             error.add_note(f"The trace could not be ended either: {second}")
+        if self.failure is not None:
+            error.add_note(f"The trace could not be ended either: {self.failure}")
 
     def _check(self) -> None:
         self._end_step()

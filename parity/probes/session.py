@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import warnings
 from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from dataclasses import replace
@@ -10,14 +12,20 @@ from pathlib import Path
 from typing import NoReturn
 
 from parity.errors import ProbeError, UsageError
+from parity.probes.disk_sink import LostSink
 from parity.probes.off import OFF, _Off
 from parity.probes.plan import VARIABLES, check_plan, plan_from_environment
 from parity.probes.recorder import Recorder
+from parity.probes.sinks import Sink, open_sink
+from parity.probes.statistics import STATS
 from parity.records import Run
 from parity.runner import CapturePlan, ComputedGraft, Graft
-from parity.trace import DiskTrace, MemoryTrace
+from parity.trace import DiskTrace, FolderError, MemoryTrace, TakenError
+from parity.trace.journal import MANIFEST
 
 _INNERMOST: ContextVar[Session | None] = ContextVar("parity_probes_session", default=None)
+_BEGAN = time.time()
+"""When this process began to use probes: a trace that is younger was written beside it, by another one."""
 _FROM_ENVIRONMENT: dict[tuple[str | None, ...], Session | None] = {}
 
 
@@ -25,10 +33,18 @@ class Session:
     """A wish to capture, made where the model is used and not where it runs: each run in it gets a recorder.
 
     The first run's trace goes to `plan.out` itself, later ones to `plan.out/run-0001` and so on.
+    shared: the plan comes from the environment, which other processes of the same engine have too. The folder then
+    goes to the first of them, and the others write into `plan.out/process-PID`; a trace that is older than this
+    process is refused all the same. A folder that cannot be written is warned of, and the engine goes on.
     """
 
-    def __init__(self, plan: CapturePlan, grafts: Sequence[Graft | ComputedGraft] = ()) -> None:
+    def __init__(
+        self, plan: CapturePlan, grafts: Sequence[Graft | ComputedGraft] = (), *, shared: bool = False
+    ) -> None:
         check_plan(plan)
+        self._shared = shared
+        self._process = os.getpid()
+        self._folder = plan.out
         self.plan = plan
         self.grafts = tuple(grafts)
         self.recorders: list[Recorder] = []
@@ -36,12 +52,33 @@ class Session:
 
     def bind(self, run: Run) -> Recorder:
         """A recorder for one run of the engine."""
+        if self._process != os.getpid():
+            # A forked process starts over: the runs and the folder so far are its parent's.
+            self._process, self._folder = os.getpid(), self.plan.out
+            self.recorders.clear()
         plan = self.plan
-        if plan.out is not None and self.recorders:
-            plan = replace(plan, out=Path(plan.out) / f"run-{len(self.recorders):04d}")
-        recorder = Recorder(plan, run, self.grafts)
+        if self._folder is not None and self.recorders:
+            plan = replace(plan, out=Path(self._folder) / f"run-{len(self.recorders):04d}")
+        recorder = Recorder(plan, run, self.grafts, open_=self._open if self._shared else open_sink)
         self.recorders.append(recorder)
         return recorder
+
+    def _open(self, plan: CapturePlan | None, run: Run) -> Sink:
+        """The sink of one run, beside the traces of other processes that share the folder."""
+        assert plan is not None
+        assert plan.out is not None
+        try:
+            return open_sink(plan, run)
+        except FolderError as error:
+            return LostSink(error)
+        except TakenError as error:
+            if not error.living and _written(Path(plan.out)) < _BEGAN:
+                raise
+        own = Path(plan.out) / f"process-{os.getpid()}"
+        if len(self.recorders) == 1:
+            self._folder = own
+        warnings.warn(f"{plan.out} has the trace of another process; this one's goes to {own}", stacklevel=2)
+        return open_sink(replace(plan, out=own), run)
 
     def step(self, **about: object) -> NoReturn:
         """A session has no run yet, so it has no steps: ProbeError."""
@@ -105,8 +142,14 @@ def active() -> Session | _Off:
         return OFF
     if settings not in _FROM_ENVIRONMENT:
         plan = plan_from_environment()
-        _FROM_ENVIRONMENT[settings] = None if plan is None else Session(plan)
+        _FROM_ENVIRONMENT[settings] = None if plan is None else Session(plan, shared=True)
     return _FROM_ENVIRONMENT[settings] or OFF
+
+
+def _written(folder: Path) -> float:
+    """When the trace or the statistics in a folder were last written to; 0 when there are none any more."""
+    found = [path for path in (folder / MANIFEST, folder / STATS) if path.is_file()]
+    return max((path.stat().st_mtime for path in found), default=0.0)
 
 
 def _filter_without_capture(settings: tuple[str | None, ...]) -> UsageError:

@@ -1,4 +1,8 @@
-"""Where do captures go: into memory, onto the disk, or into statistics? One sink for each."""
+"""Where do captures go: into memory, onto the disk, or into statistics? One sink for each.
+
+No sink raises while the forward pass runs: a full disk costs the trace, never the engine's output. What failed is kept
+as the sink's `failure`, told once as a warning, and raised when somebody asks for the trace.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,26 @@ from typing import Any, Protocol
 
 import torch
 
-from parity.errors import ProbeError
-from parity.probes.statistics import Statistics, measure
+from parity.errors import ProbeError, TraceError
+from parity.probes.disk_sink import Buffer, DiskSink, warn_of
+from parity.probes.statistics import STATS, Statistics, measure
 from parity.records import Capture, Run
 from parity.runner import CapturePlan
-from parity.trace import DiskTrace, MemoryTrace, TraceWriter, open_trace
-
-BUFFER_BYTES = 256 * 2**20
-"""Copies held on the device before they are moved off it in the middle of a step."""
+from parity.trace import DiskTrace, MemoryTrace
+from parity.trace.failure import disk_failure, make_folder
+from parity.trace.lock import Claim
 
 
 class Sink(Protocol):
     """Takes captures while the forward pass runs. Nothing is moved off the device before `end_step`, unless a buffer
-    is full: a copy to the host at every probe would stall the device."""
+    is full: a copy to the host at every probe would stall the device.
+
+    failure: why the trace could not be kept, or its rest; None while all is well.
+    """
+
+    failure: TraceError | None
+
+    def begin_step(self, phase: str, step: int, chunk: int) -> None: ...
 
     def take(self, capture: Capture, tensor: torch.Tensor, *, owned: bool) -> None:
         """One capture; `owned` is False when `tensor` may still be the engine's own memory."""
@@ -33,42 +44,30 @@ class Sink(Protocol):
 
 
 def open_sink(plan: CapturePlan | None, run: Run) -> Sink:
-    """The sink that a plan asks for; TraceError when its folder already holds a trace."""
+    """The sink that a plan asks for.
+
+    Raises TakenError when its folder already holds a trace, FolderError when the folder cannot be made or written:
+    before anything is computed. A disk that fails later is the sink's `failure`.
+    """
     folder = None if plan is None or plan.out is None else Path(plan.out)
     if plan is not None and plan.mode == "stats":
         return StatisticsSink(run, folder)
     return MemorySink(run) if folder is None else DiskSink(run, folder)
 
 
-class _Buffer:
-    """Copies still on the device."""
-
-    def __init__(self) -> None:
-        self.items: list[tuple[Capture, torch.Tensor]] = []
-        self.size = 0
-
-    def add(self, capture: Capture, tensor: torch.Tensor, *, owned: bool) -> bool:
-        """Keep a copy, contiguous whatever the engine's strides are; True when the buffer is full."""
-        if not owned:
-            tensor = tensor.clone(memory_format=torch.contiguous_format)
-        self.items.append((capture, tensor))
-        self.size += tensor.numel() * tensor.element_size()
-        return self.size >= BUFFER_BYTES
-
-    def drain(self) -> list[tuple[Capture, torch.Tensor]]:
-        items, self.items, self.size = self.items, [], 0
-        return [(capture, tensor.cpu()) for capture, tensor in items]
-
-
 class MemorySink:
     """Keeps tensors in host memory."""
 
     def __init__(self, run: Run) -> None:
+        self.failure: TraceError | None = None
         self._run = run
-        self._buffer = _Buffer()
+        self._buffer = Buffer()
         self._captures: list[Capture] = []
         self._tensors: dict[int, torch.Tensor] = {}
         self._complete = False
+
+    def begin_step(self, phase: str, step: int, chunk: int) -> None:
+        return None
 
     def take(self, capture: Capture, tensor: torch.Tensor, *, owned: bool) -> None:
         if self._buffer.add(capture, tensor, owned=owned):
@@ -87,42 +86,24 @@ class MemorySink:
         return MemoryTrace(self._run, tuple(self._captures), self._tensors, complete=self._complete)
 
 
-class DiskSink:
-    """Writes a trace: a shard at the end of each step, and earlier when much has come together."""
-
-    def __init__(self, run: Run, folder: Path) -> None:
-        self._writer = TraceWriter(folder, run)
-        self._buffer = _Buffer()
-
-    def take(self, capture: Capture, tensor: torch.Tensor, *, owned: bool) -> None:
-        if self._buffer.add(capture, tensor, owned=owned):
-            self.end_step()
-
-    def end_step(self) -> None:
-        for capture, tensor in self._buffer.drain():
-            self._writer.add(capture, tensor)
-        self._writer.flush()
-
-    def close(self, *, complete: bool) -> None:
-        try:
-            self.end_step()
-        except BaseException:
-            self._writer.abandon()
-            raise
-        self._writer.close(complete=complete)
-
-    def trace(self) -> DiskTrace:
-        return open_trace(self._writer.folder)
-
-
 class StatisticsSink:
     """Keeps numbers only; writes `stats.json` at the end when there is a folder for it."""
 
     def __init__(self, run: Run, folder: Path | None) -> None:
+        self.failure: TraceError | None = None
         self._run = run
-        self._folder = folder
         self._measured: list[tuple[Capture, int, torch.Tensor]] = []
         self._statistics = Statistics()
+        self._claim: Claim | None = None
+        if folder is not None:
+            make_folder(folder)
+            try:
+                self._claim = Claim(folder / STATS)
+            except OSError as error:
+                self.failure = warn_of(disk_failure(error, folder / STATS, written="nothing"))
+
+    def begin_step(self, phase: str, step: int, chunk: int) -> None:
+        return None
 
     def take(self, capture: Capture, tensor: torch.Tensor, *, owned: bool) -> None:
         self._measured.append((capture, tensor.numel(), measure(tensor)))
@@ -138,8 +119,17 @@ class StatisticsSink:
 
     def close(self, *, complete: bool) -> None:
         self.end_step()
-        if self._folder is not None:
-            self._statistics.write(self._folder, self._run, complete=complete)
+        claim, self._claim = self._claim, None
+        if claim is None:
+            return
+        try:
+            claim.publish(self._statistics.encode(self._run, complete=complete))
+        except OSError as error:
+            claim.release()
+            self.failure = warn_of(disk_failure(error, claim.path, written="nothing; statistics() has the numbers"))
+        except BaseException:
+            claim.release()
+            raise
 
     def records(self) -> list[dict[str, Any]]:
         """See `Statistics.records`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from parity.records import Run, as_json
 from parity.trace.failure import make_folder
+from parity.trace.lock import Claim
 
 STATS = "stats.json"
 Key = tuple[int | None, str, str, int]
@@ -81,11 +81,8 @@ class Statistics:
             )
         return found
 
-    def write(self, folder: str | Path, run: Run, *, complete: bool) -> Path:
-        """Write `stats.json` into `folder`, whole or not at all."""
-        folder = Path(folder)
-        make_folder(folder)
-        path, draft = folder / STATS, folder / f".{STATS}.{os.getpid()}"
+    def encode(self, run: Run, *, complete: bool) -> bytes:
+        """What `stats.json` holds."""
         value = {
             "format": "parity-stats",
             "version": 1,
@@ -93,11 +90,18 @@ class Statistics:
             "run": as_json(run),
             "statistics": as_json(self.records()),
         }
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        return json.dumps(value, indent=1, allow_nan=False).encode()
+
+    def write(self, folder: str | Path, run: Run, *, complete: bool) -> Path:
+        """Write `stats.json` into `folder`, whole or not at all. Raises TakenError when there is one."""
+        path = Path(folder) / STATS
+        make_folder(path.parent)
+        claim = Claim(path)
+        try:
+            claim.publish(self.encode(run, complete=complete))
+        except BaseException:
+            claim.release()
+            raise
         return path
 
 

@@ -21,6 +21,7 @@ from parity.trace.catalogue import ListedCapture, list_captures
 from parity.trace.difference import CaptureDifference, FieldDifference, TraceDifference, diff_traces
 from parity.trace.disk import DiskTrace, open_trace
 from parity.trace.environment import capture_environment
+from parity.trace.failure import DiskError, FolderError, TakenError
 from parity.trace.lineage import hash_weights, lineage_of, write_lineage
 from parity.trace.summaries import CaptureStatistics, capture_statistics, trace_statistics
 from parity.trace.trace import ANY, MemoryTrace, Trace
@@ -31,11 +32,14 @@ __all__ = [
     "ANY",
     "CaptureDifference",
     "CaptureStatistics",
+    "DiskError",
     "DiskTrace",
     "FieldDifference",
+    "FolderError",
     "ListedCapture",
     "Listing",
     "MemoryTrace",
+    "TakenError",
     "Trace",
     "TraceDifference",
     "TraceWriter",

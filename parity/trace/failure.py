@@ -17,6 +17,12 @@ class FolderError(TraceError):
     """The folder for a trace cannot be made or written; nothing was begun."""
 
 
+class TakenError(TraceError):
+    """The folder holds a trace already. `living`: a process is writing it now."""
+
+    living: bool = False
+
+
 _NEXT = {
     errno.ENOSPC: "Free room on that file system or capture to another; narrow layers, stages or tokens to need less.",
     errno.EDQUOT: "Raise the quota or capture elsewhere; narrow layers, stages or tokens to need less.",
@@ -28,10 +34,10 @@ _NEXT = {
 }
 
 
-def disk_failure(error: OSError, path: Path, *, written: str) -> DiskError:
+def disk_failure(error: OSError, path: Path, *, written: str, readable: bool = False) -> DiskError:
     """The DiskError for an operation on `path` that the system refused.
 
-    written: how much of the trace is on the disk, in words.
+    written: how much of the trace is on the disk, in words; readable: whether that much can be opened.
     """
     code = errno.errorcode.get(error.errno or 0, "no number")
     return DiskError(
@@ -39,7 +45,7 @@ def disk_failure(error: OSError, path: Path, *, written: str) -> DiskError:
         expected="a disk that takes the trace",
         found=f"{error.strerror or error} ({code}); written before that: {written}",
         next_step=_NEXT.get(error.errno or 0, "Capture into another folder.")
-        + " What was written can be read, as an incomplete trace.",
+        + (" What was written can be read, as an incomplete trace." if readable else ""),
     )
 
 

@@ -19,7 +19,7 @@ from parity.errors import TraceError
 from parity.records import Capture, Run
 from parity.trace.failure import disk_failure, make_folder
 from parity.trace.journal import MANIFEST, encode_line
-from parity.trace.lock import hold, is_held
+from parity.trace.lock import hold, taken
 from parity.trace.manifest import capture_line, header_line, shard_name, step_line
 from parity.trace.rowdata import FIELDS, encode, fields_of
 from parity.trace.shard import dtype_name
@@ -36,8 +36,9 @@ class TraceWriter:
 
     run: goes into the header, so it must be final. flush_bytes: payload at which a shard is ended by itself;
     a forward pass flushes at the end of each step besides.
-    Raises TraceError when the folder already holds a manifest, naming whether its writer still lives, and when the
-    disk fails, here or later; what was flushed before stays readable, and the writer is closed.
+    Raises TakenError when the folder already holds a manifest, saying whether its writer still lives, FolderError when
+    the folder cannot be made, and DiskError when the disk fails, here or later; what was flushed before stays
+    readable, and the writer is closed.
     """
 
     def __init__(self, folder: str | Path, run: Run, *, flush_bytes: int = FLUSH_BYTES) -> None:
@@ -58,7 +59,7 @@ class TraceWriter:
             # Exclusive: of two processes that were given one folder, the second stops here.
             self._manifest = (self.folder / MANIFEST).open("xb", buffering=0)
         except FileExistsError:
-            raise _taken(self.folder) from None
+            raise taken(self.folder / MANIFEST) from None
         except OSError as error:
             raise disk_failure(error, self.folder, written="nothing") from error
         hold(self._manifest.fileno())
@@ -66,7 +67,7 @@ class TraceWriter:
             self._append([header_line(run)])
             sync_folder(self.folder)
         except OSError as error:
-            self._fail(error)
+            self._fail(error, self.folder / MANIFEST)
 
     def begin_step(self, phase: str, step: int, chunk: int) -> None:
         """Say which step begins, so that a killed process leaves word of what it was doing. Flushes what came before.
@@ -78,7 +79,7 @@ class TraceWriter:
         try:
             self._append([step_line(phase, step, chunk)], sync=False)
         except OSError as error:
-            self._fail(error)
+            self._fail(error, self.folder / MANIFEST)
 
     def add(self, capture: Capture, tensor: torch.Tensor) -> None:
         """Write the payload of one capture through to the open shard; nothing of `tensor` is kept.
@@ -98,19 +99,21 @@ class TraceWriter:
         try:
             self._store(capture, tensor)
         except OSError as error:
-            self._fail(error)
+            self._fail(error, self.folder / shard_name(self.shards))
         self._last = capture.number
 
     def flush(self) -> None:
         """End the open shard, then append its manifest lines. Nothing added since the last one: nothing written."""
         if self._shard is None:
             return
+        place = self._shard.path
         try:
             self._shard.finish()
-            size, self._shard = self._shard.payload, None
+            place = self.folder / MANIFEST
             self._append(self._lines)
         except OSError as error:
-            self._fail(error)
+            self._fail(error, place)
+        size, self._shard = self._shard.payload, None
         self.shards += 1
         self.captures += len(self._lines)
         self._written += size
@@ -126,7 +129,7 @@ class TraceWriter:
                 self._append([{"kind": "end", "captures": self.captures, "shards": self.shards}])
             self._manifest.close()
         except OSError as error:
-            self._fail(error)
+            self._fail(error, self.folder / MANIFEST)
 
     def abandon(self) -> None:
         """Close without what was not flushed; the trace stays incomplete."""
@@ -173,15 +176,16 @@ class TraceWriter:
             os.fsync(self._manifest.fileno())
         self._chain, self._length = chain, self._length + len(text)
 
-    def _fail(self, error: OSError) -> NoReturn:
+    def _fail(self, error: OSError, place: Path) -> NoReturn:
         """The disk failed: leave what was flushed as a readable, unfinished trace, and say so."""
-        place = self.folder / MANIFEST if self._shard is None else self._shard.path
-        with suppress(OSError):
+        try:
             # Half a line would read as torn; cutting it off needs no room.
             os.ftruncate(self._manifest.fileno(), self._length)
+        except OSError:
+            self._shard = None  # a line that names it may stand: leave the file
         self.abandon()
         written = f"{self.captures} captures, {self._written} bytes of tensors in {self.shards} shards"
-        raise disk_failure(error, place, written=written) from error
+        raise disk_failure(error, place, written=written, readable=self._length > 0) from error
 
     def _check_open(self) -> None:
         if self._manifest.closed:
@@ -191,17 +195,6 @@ class TraceWriter:
 
     def __repr__(self) -> str:
         return f"TraceWriter({str(self.folder)!r}, {self.captures} captures in {self.shards} shards)"
-
-
-def _taken(folder: Path) -> TraceError:
-    """Why a folder cannot be written: a living process writes it, or a trace of a process that is gone lies there."""
-    if is_held(folder / MANIFEST):
-        found = f"a {MANIFEST} that another process is writing now"
-        next_step = "Give each process a folder of its own."
-    else:
-        found = f"a {MANIFEST} in it, whose writer is gone"
-        next_step = "Choose another folder, or remove the old trace first (`verify_trace` says what it holds)."
-    return TraceError(place=str(folder), expected="a folder without a trace", found=found, next_step=next_step)
 
 
 def save_trace(folder: str | Path, trace: Trace) -> None:
