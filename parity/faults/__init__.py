@@ -1,5 +1,6 @@
 """Planted faults: what one is, where it can be put, which call it is in, and how a folder of them is loaded."""
 
+from parity.faults.draw import Draw
 from parity.faults.fault import RUNGS, Fault, Prompt
 from parity.faults.loading import (
     LoadedFaults,
@@ -13,6 +14,7 @@ from parity.faults.where import Where, telling, where
 
 __all__ = [
     "RUNGS",
+    "Draw",
     "Fault",
     "LoadedFaults",
     "Problem",

@@ -106,6 +106,7 @@ def _shipped() -> LoadedFaults:
             (Path(module.name), _imported(f"{package.__name__}.{module.name}"))
             for package in (load(name, group=GROUP) for name in registered(GROUP))
             for module in pkgutil.iter_modules(package.__path__)
+            if not module.name.startswith("_")
         ),
         seams,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from parity.errors import UsageError
 
@@ -19,6 +20,7 @@ class Where:
     layer: absolute, None outside the layers. phase: `prefill` or `decode`; step: 0 for prefill, then 1, 2, ...
     chunk: number of the prefill chunk. traced: whether probes are on in this run.
     ids: sampler calls only, the ids fed and chosen so far; prompt: how many of them the caller gave.
+    arena: the engine's buffers, one object an engine instance; None where it has none.
     """
 
     op: str
@@ -30,6 +32,7 @@ class Where:
     traced: bool = False
     ids: tuple[int, ...] = ()
     prompt: int = 0
+    arena: Any = None
 
 
 _NOW: ContextVar[Where | None] = ContextVar("parity_fault_where", default=None)

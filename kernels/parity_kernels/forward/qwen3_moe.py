@@ -284,7 +284,7 @@ class Qwen3Moe:
 
     def where(self, name: str) -> Where:
         """The call in progress of the op or launch function `name`."""
-        return Where(name, self.role, self.layer, self.phase, self.number, self.chunk, self.traced)
+        return Where(name, self.role, self.layer, self.phase, self.number, self.chunk, self.traced, arena=self.arena)
 
     def _take(self, name: str, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype = BF16) -> torch.Tensor:
         return self.arena.take(name, tuple(shape), dtype)
