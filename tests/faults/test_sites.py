@@ -9,71 +9,128 @@ from typing import Any
 import pytest
 import torch
 
-from parity.faults import shipped_faults
-from parity.records import Site
+from parity.faults import shipped_fault, shipped_faults
 from parity.runner import CapturePlan, Request
-from parity.stages import QWEN3_MOE
-from parity.trace import Trace
 from parity_kernels.forward.runner import open_runner
 
+from .conftest import ORDER, changed_sites, first_truth
+
 Prompt = Callable[..., Request]
-LAYERS = 2
 SHORT = (17, 9)
 OVERLOADED = (160,)
 """The least prompt whose busiest expert passes the cap of 128 rows, see tests/forward/test_engine.py."""
 
 TRUNCATED = {"moe_tile_truncation", "moe_stale_rows"}
-SITES = sorted(
-    name
-    for name, fault in shipped_faults().items()
-    if fault.truth is not None
-    and all(fault.needs.get(key, want) == want for key, want in {"norm_topk_prob": True}.items())
-)
+SITED = sorted(name for name, fault in shipped_faults().items() if fault.truth is not None)
+UNNORMALIZED = "moe_router_order_unnormalized"
+INSTANCES = [name + "@1" for name in SITED if shipped_fault(name).instances is not None]
 
 
-def changed_sites(healthy: Trace, faulty: Trace) -> list[tuple[int | None, str]]:
-    """Sites whose captures differ by a bit, in order of computation; NaN equals no healthy value."""
-    found = []
-    for layer, stage in QWEN3_MOE.sites(LAYERS):
-        pairs = zip(
-            healthy.select(stage=stage.name, layer=layer), faulty.select(stage=stage.name, layer=layer), strict=True
-        )
-        if not all(torch.equal(healthy.tensor(a), faulty.tensor(b)) for a, b in pairs):
-            found.append((layer, stage.name))
-    return found
+def requests_for(name: str, prompt: Prompt) -> tuple[Request, ...]:
+    lengths = OVERLOADED if name.split("@")[0] in TRUNCATED else SHORT
+    return tuple(prompt(length, seed) for seed, length in enumerate(lengths))
 
 
-@pytest.fixture(scope="module")
-def healthy(fp8_model: Path) -> Callable[..., Trace]:
-    runner, kept = open_runner(str(fp8_model)), {}
-
-    def trace(requests: tuple[Request, ...]) -> Trace:
-        if requests not in kept:
-            kept[requests] = runner.forward(requests, capture=CapturePlan())
-        return kept[requests]
-
-    return trace
-
-
-def reached(site: Site) -> list[tuple[int | None, str]]:
-    inside = {stage.name for stage in QWEN3_MOE.layer}
-    if site.stage not in inside:
-        return [(None, site.stage)]
-    return [(layer, site.stage) for layer in site.layers or range(LAYERS)]
-
-
-@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("name", [name for name in (*SITED, *INSTANCES) if name != UNNORMALIZED])
 def test_the_first_changed_stage_is_the_truth(name: str, fp8_model: Path, healthy: Callable[..., Any], prompt: Prompt):
-    fault = shipped_faults()[name]
-    lengths = OVERLOADED if name in TRUNCATED else SHORT
-    requests = tuple(prompt(length, seed) for seed, length in enumerate(lengths))
+    from parity.faults import named_fault
+
     runner = open_runner(str(fp8_model), fault=name)
+    fault = named_fault(name, hyper=runner.config.hyper())
+    requests = requests_for(name, prompt)
     faulty = runner.forward(requests, capture=CapturePlan())
     changed = changed_sites(healthy(requests), faulty)
     assert changed, "the fault changes nothing"
-    truth = [site for one in (fault.truth, *fault.also) for site in reached(one)]
-    order = {(layer, stage.name): n for n, (layer, stage) in enumerate(QWEN3_MOE.sites(LAYERS))}
-    assert changed[0] == min(truth, key=order.__getitem__)
+    assert changed[0] == first_truth(fault)
+    # The investigator is blind: neither the runner nor its trace says what was planted.
     said = repr((faulty.run, faulty.captures, runner.describe()))
-    assert name not in said
-    assert "fault" not in said.lower().replace("default", "")
+    assert fault.name not in said
+    assert fault.summary not in said
+    assert "fault" not in said.replace("default", "")
+
+
+def test_softmax_over_the_chosen_alone_is_a_fault_without_renormalization(
+    write_model: Callable[..., Path], prompt: Prompt
+):
+    folder = str(write_model(norm_topk_prob=False))
+    requests = requests_for(UNNORMALIZED, prompt)
+    traces = [open_runner(folder, fault=f).forward(requests, capture=CapturePlan()) for f in (None, UNNORMALIZED)]
+    assert changed_sites(*traces)[0] == (0, "moe.topk_weights")
+
+
+def test_an_amplified_tile_is_that_tile_alone_by_that_ratio(
+    fp8_model: Path, healthy: Callable[..., Any], prompt: Prompt
+):
+    requests = tuple(prompt(n, seed) for seed, n in enumerate(OVERLOADED))
+    name = "moe_tile_amplified"
+    faulty = open_runner(str(fp8_model), fault=name).forward(requests, capture=CapturePlan(stages=("moe.up",)))
+    (fault_site,) = faulty.select(stage="moe.up", layer=1)
+    (sound_site,) = healthy(requests).select(stage="moe.up", layer=1)
+    wrong, sound = faulty.tensor(fault_site).float(), healthy(requests).tensor(sound_site).float()
+    start, stop = sound_site.geometry["expert_offsets"][1:3]
+    assert stop - start > 64, "the expert has rows past the tile"
+    inside = torch.zeros(len(sound), dtype=torch.bool)
+    inside[start : start + 64] = True
+    assert torch.equal(wrong[~inside], sound[~inside])
+    # Two roundings to bf16 of the same number times 1 and times 5.
+    torch.testing.assert_close(wrong[inside], 5 * sound[inside], rtol=2 * 2.0**-8, atol=0)
+
+
+def test_stale_rows_depend_on_what_ran_before(fp8_model: Path, prompt: Prompt):
+    runner = open_runner(str(fp8_model), fault="moe_stale_rows")
+    runner.logits([prompt(160, 1)])
+    runner.engine.arena.fill(0)
+    first = runner.logits([prompt(160)])
+    runner.engine.arena.fill(0x3F)
+    assert not torch.equal(runner.logits([prompt(160)]), first)
+
+
+def test_without_the_norm_heads_pass_through_it_bit_for_bit(fp8_model: Path, prompt: Prompt):
+    runner = open_runner(str(fp8_model), fault="qk_norm_missing")
+    trace = runner.forward([prompt(9)], capture=CapturePlan(stages=("attn.[qk]", "attn.[qk]_norm")))
+    for head in "qk":
+        for before, after in zip(
+            trace.select(stage=f"attn.{head}"), trace.select(stage=f"attn.{head}_norm"), strict=True
+        ):
+            assert torch.equal(trace.tensor(before), trace.tensor(after))
+
+
+@pytest.mark.parametrize(("name", "role"), [("final_norm_missing", "final_norm"), ("weight_never_bound", "mlp.norm")])
+def test_without_a_norm_the_sum_passes_through(name: str, role: str, bf16_model: Path, prompt: Prompt):
+    runner = open_runner(str(bf16_model), fault=name)
+    trace = runner.forward([prompt(9)], capture=CapturePlan())
+    layer = 1 if role == "mlp.norm" else None
+    before = trace.select(stage="resid.mid" if layer else "resid.out", layer=1)[0]
+    assert torch.equal(trace.tensor(before), trace.tensor(trace.select(stage=role, layer=layer)[0]))
+
+
+def test_a_healthy_engine_beside_faulty_ones_keeps_its_bits(
+    fp8_model: Path, healthy: Callable[..., Any], prompt: Prompt
+):
+    # Ops, launches and module state are one instance's own: traces made before and after all others agree.
+    requests = requests_for("", prompt)
+    before = healthy(requests)
+    for name in ("router_input_wrong_buffer", "qk_norm_missing", "quant_scales_ignored"):
+        open_runner(str(fp8_model), fault=name).logits(requests)
+    after = open_runner(str(fp8_model)).forward(requests, capture=CapturePlan())
+    assert changed_sites(before, after) == []
+
+
+def test_two_instances_of_one_fault_do_not_share_its_memory(fp8_model: Path, prompt: Prompt):
+    a, b = (open_runner(str(fp8_model), fault="router_input_wrong_buffer") for _ in range(2))
+    alone = a.logits([prompt(9)])
+    b.logits([prompt(17, 3)])
+    assert torch.equal(a.logits([prompt(9)]), alone)
+
+
+def test_probes_on_show_another_path(fp8_model: Path, prompt: Prompt):
+    runner = open_runner(str(fp8_model), fault="traced_path_drift")
+    off = runner.logits([prompt(9)])
+    trace = runner.forward([prompt(9)], capture=CapturePlan(stages=("logits",)))
+    assert not torch.equal(trace.tensor(trace.captures[0]), off)
+    assert torch.equal(off, open_runner(str(fp8_model)).logits([prompt(9)]))
+
+
+def test_the_places_of_these_tests_are_the_family_s():
+    assert (None, "embed.out") in ORDER
+    assert (1, "resid.out") in ORDER
