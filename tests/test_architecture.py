@@ -101,12 +101,3 @@ def test_no_folder_shadows_a_library():
 def test_transformers_does_not_take_our_kernels_for_a_library():
     transformers = pytest.importorskip("transformers.utils.import_utils")
     assert not transformers.is_kernels_available()
-
-
-def test_no_pickle_on_disk():
-    for package in ("parity", "kernels", "oracles", "fixtures"):
-        for path in (ROOT / package).rglob("*.py"):
-            assert "pickle" not in {name.split(".")[0] for name in imports(path)}, path
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                    assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}, path

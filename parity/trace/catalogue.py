@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from parity.trace.disk import DiskTrace, open_trace
 from parity.trace.trace import ANY
 
@@ -53,7 +55,7 @@ def list_captures(
                 dtype=capture.dtype,
                 shape=capture.shape,
                 rows=len(position),
-                requests=len(set(capture.rows.request.tolist())),
+                requests=len(np.unique(capture.rows.request)),
                 first_position=int(position.min()) if len(position) else None,
                 last_position=int(position.max()) if len(position) else None,
                 bytes=stored.bytes,

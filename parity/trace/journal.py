@@ -98,7 +98,7 @@ def open_plain(path: Path) -> BinaryIO:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        link = isinstance(error, OSError) and path.is_symlink()
+        link = os.path.islink(path)
         why = error.strerror if isinstance(error, OSError) else None
         raise TraceError(
             place=str(path.parent),

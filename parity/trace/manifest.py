@@ -148,7 +148,8 @@ def parse_capture(line: Mapping[str, Any], place: str, *, run: Run) -> dict[str,
         check(key, is_count(line.get(key)), "a whole number, not negative")
     stage, layer, shape = line.get("stage"), line.get("layer"), line.get("shape")
     check("stage", isinstance(stage, str) and stage in VOCABULARY, "a stage of the vocabulary")
-    check("layer", layer is None or (is_count(layer) and layer < run.layers), f"null or below {run.layers}")
+    layered = layer is None or (is_count(layer) and layer < run.layers)
+    check("layer", "layer" in line and layered, f"null or below {run.layers}")
     check("phase", line.get("phase") in ("prefill", "decode"), "prefill or decode")
     axes = VOCABULARY[str(stage)].axes
     check("axes", line.get("axes") == list(axes), f"{list(axes)}, the axes of {stage}")

@@ -121,8 +121,10 @@ class Shard:
             return torch.empty(entry.shape, dtype=entry.dtype)
         size = entry.end - entry.start
         if entry.start % entry.dtype.itemsize:
-            raw = bytearray(self._map[entry.start : entry.end])
-            return torch.frombuffer(raw, dtype=entry.dtype).reshape(entry.shape)
+            copy = torch.empty(size, dtype=torch.uint8)
+            with memoryview(self._map) as whole, whole[entry.start : entry.end] as part:
+                copy.numpy().data[:] = part
+            return copy.view(entry.dtype).reshape(entry.shape)
         raw = torch.frombuffer(self._map, dtype=torch.uint8, count=size, offset=entry.start)
         return raw.view(entry.dtype).reshape(entry.shape)
 
@@ -131,7 +133,7 @@ def _map_file(path: Path) -> mmap.mmap:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        found = "a symbolic link" if path.is_symlink() else error.strerror or str(error)
+        found = "a symbolic link" if os.path.islink(path) else error.strerror or str(error)
         raise TraceError(place=str(path), expected="a plain file", found=found, next_step=_REBUILD) from error
     try:
         info = os.fstat(handle)

@@ -132,6 +132,7 @@ def test_the_exception_of_the_body_comes_through_and_the_trace_stays_incomplete(
         assert len(trace.captures) == len(captured(engine, CapturePlan(), LONG).captures)
 
 
+@pytest.mark.filterwarnings("ignore:capture stopped")
 def test_a_failing_disk_does_not_hide_the_exception_of_the_body(engine: Any, tmp_path: Path) -> None:
     recorder = Recorder(CapturePlan(out=tmp_path / "t"), engine.run(LONG))
     with pytest.raises(ZeroDivisionError) as caught, recorder:
