@@ -116,9 +116,9 @@ def _gather(modules: Iterator[tuple[Path, ModuleType | str]], seams: Mapping[str
     faults: dict[str, Fault] = {}
     problems: list[Problem] = []
     for path, module in modules:
-        listed = module if isinstance(module, str) else getattr(module, "FAULTS", None)
-        if isinstance(listed, str) or not isinstance(listed, (list, tuple)):
-            said = listed if isinstance(listed, str) else "defines no list FAULTS"
+        listed = getattr(module, "FAULTS", None)
+        if not isinstance(listed, (list, tuple)):
+            said = module if isinstance(module, str) else "defines no list FAULTS"
             problems.append(Problem(said, file=path))
             continue
         for fault in listed:
