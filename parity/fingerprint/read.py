@@ -4,13 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from parity.fingerprint.block_scales import detect_block_scales
+from parity.fingerprint.channel_factor import detect_channel_factor
+from parity.fingerprint.chunk_boundary import detect_chunk_boundary
+from parity.fingerprint.columns_wrong import detect_columns_wrong
+from parity.fingerprint.constant_ratio import detect_constant_ratio
+from parity.fingerprint.e4m3_grid import detect_e4m3_grid
 from parity.fingerprint.field import ErrorField
+from parity.fingerprint.first_row import detect_first_row
+from parity.fingerprint.head_order import detect_head_order
+from parity.fingerprint.head_spread import detect_head_spread
+from parity.fingerprint.lost_rows import detect_lost_rows
+from parity.fingerprint.missing_norm import detect_missing_norm
+from parity.fingerprint.missing_term import detect_missing_term
+from parity.fingerprint.nonfinite import detect_nonfinite
+from parity.fingerprint.phase import detect_phase
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.rope import detect_rope
+from parity.fingerprint.routing import detect_router, detect_routing_weights
+from parity.fingerprint.row_factor import detect_row_factor
+from parity.fingerprint.row_order import detect_row_order
+from parity.fingerprint.saturation import detect_saturation
+from parity.fingerprint.softmax_scale import detect_softmax_scale
 from parity.fingerprint.tile_edge import detect_tile_edge
+from parity.fingerprint.tile_scaled import detect_tile_scaled
+from parity.fingerprint.transposed import detect_short_contraction, detect_transposed
+from parity.fingerprint.wrong_buffer import detect_swapped_halves, detect_wrong_buffer
 
 Detector = Callable[[ErrorField], Fingerprint | None]
 
-DETECTORS: tuple[Detector, ...] = (detect_tile_edge,)
+DETECTORS: tuple[Detector, ...] = (
+    detect_router,
+    detect_routing_weights,
+    detect_tile_edge,
+    detect_rope,
+    detect_softmax_scale,
+    detect_swapped_halves,
+    detect_missing_norm,
+    detect_missing_term,
+    detect_wrong_buffer,
+    detect_first_row,
+    detect_transposed,
+    detect_short_contraction,
+    detect_head_order,
+    detect_row_order,
+    detect_chunk_boundary,
+    detect_lost_rows,
+    detect_nonfinite,
+    detect_saturation,
+    detect_e4m3_grid,
+    detect_constant_ratio,
+    detect_tile_scaled,
+    detect_block_scales,
+    detect_head_spread,
+    detect_row_factor,
+    detect_channel_factor,
+    detect_columns_wrong,
+    detect_phase,
+)
 """All detectors, the more specific first: of two that explain a field equally well, the earlier one stands first."""
 
 TIE = 0.02
@@ -25,7 +76,9 @@ def read_fingerprints(field: ErrorField, *, detectors: Sequence[Detector] = DETE
     """
     if field.ids is False and field.silent:
         return ()
-    found = [(rank, result) for rank, detector in enumerate(detectors) if (result := detector(field)) is not None]
+    answers = [(rank, detector(field)) for rank, detector in enumerate(detectors)]
+    # Values past fp32 leave no number to score by; `> 0` drops NaN as well.
+    found = [(rank, result) for rank, result in answers if result is not None and result.score > 0]
     found.sort(key=lambda pair: -pair[1].score)
     ordered: list[Fingerprint] = []
     while found:

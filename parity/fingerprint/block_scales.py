@@ -1,0 +1,119 @@
+"""Are the scales of the weight's blocks misplaced? Factors by 128x128 block that no single factor explains."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from parity.fingerprint.causes import BLOCK_SCALES
+from parity.fingerprint.constant_ratio import ONE_FACTOR, scaled_slices, slice_kinds, slice_sums
+from parity.fingerprint.evidence import LEAST_SHARE, factor_gain, percent, reads_values, share_explained
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.weight import Projection, projections
+from parity.metrics import COLUMN_BLOCK
+from parity.records import Slice
+
+COARSER = 0.02
+"""Share of the error that a coarser kind of slice may leave to a finer one."""
+
+WORDS = {"expert": "experts", "columns": "blocks of 128 columns", "block": "blocks of 128 columns of an expert"}
+
+
+@reads_values
+def detect_block_scales(field: ErrorField) -> Fingerprint | None:
+    """Find factors that differ from block to block of 128x128 weights.
+
+    Where the weight is known (given, or solvable from input and output) the factor of each block follows by least
+    squares from its partial product; else only the factor of each output block of each expert is seen, and what the
+    blocks along the input do to it stays in the residual. score: the share of the error that the blocks' factors
+    explain; silent where one factor explains as much.
+    """
+    inside = _by_weight(field)
+    return inside if inside is not None else _by_output(field)
+
+
+def _by_output(field: ErrorField) -> Fingerprint | None:
+    wanted = ("expert", "columns", "block") if field.row_expert is not None else ("columns",)
+    kinds = [scaled for kind in slice_kinds(field) if kind in wanted and (scaled := scaled_slices(field, kind))]
+    best = max((scaled.own_score for scaled in kinds), default=0.0)
+    # The coarsest kind that explains as much; two slices with two factors are no pattern yet.
+    scaled = next((s for s in kinds if s.own_score >= best - COARSER and len(s.slices) > 2), None)
+    if scaled is None or scaled.score >= ONE_FACTOR * scaled.own_score or scaled.own_score < LEAST_SHARE:
+        return None
+    one = _gain(field, "tensor")
+    own = scaled.own
+    numbers = {
+        "kind": scaled.kind,
+        "blocks": len(scaled.slices),
+        "factor_min": float(own.min()),
+        "factor_max": float(own.max()),
+        "explained_by_one_factor": max(scaled.score, one),
+        "left_inside_blocks": 1 - scaled.own_score,
+        "from": "outputs",
+    }
+    sentence = (
+        f"{len(own)} {WORDS[scaled.kind]} have factors of their own, {own.min():.3g} to {own.max():.3g}: "
+        f"{percent(scaled.own_score)} of the error, one factor {percent(max(scaled.score, one))}."
+    )
+    return Fingerprint(BLOCK_SCALES, scaled.own_score, numbers, sentence, Slice())
+
+
+def _gain(field: ErrorField, kind: str) -> float:
+    if kind == "expert" and field.row_expert is None:
+        return 0.0
+    yy, dy, dd, _ = slice_sums(field, kind)
+    return float(factor_gain(dy, yy).sum() / dd.sum())
+
+
+def _by_weight(field: ErrorField) -> Fingerprint | None:
+    known = projections(field)
+    grid = _grid(known[0]) if known else (0, 0)
+    if grid[0] * grid[1] < 3 or grid[1] < 2:
+        return None
+    rest, factors = field.energy, []
+    for projection in known:
+        left, table = _fit(field, projection)
+        rest += left - float(field.d[projection.rows].square().sum())
+        factors.append(table)
+    score = share_explained(field, rest)
+    own = np.stack(factors)
+    one = max(_gain(field, kind) for kind in ("tensor", "expert", "columns"))
+    by_output = _gain(field, "columns")
+    if score < LEAST_SHARE or max(one, by_output) >= ONE_FACTOR * score:
+        return None
+    numbers = {
+        "factors": own.round(4).tolist() if own.size <= 64 else None,
+        "factor_min": float(own.min()),
+        "factor_max": float(own.max()),
+        "explained_by_one_factor": one,
+        "from": "weight blocks",
+    }
+    sentence = (
+        f"Factors of the weight's 128x128 blocks ({grid[0]} by {grid[1]}, {own.min():.3g} to {own.max():.3g}) explain "
+        f"{percent(score)} of the error, one factor by slice {percent(one)}: scales stand at other blocks than theirs."
+    )
+    return Fingerprint(BLOCK_SCALES, score, numbers, sentence, Slice())
+
+
+def _grid(projection: Projection) -> tuple[int, int]:
+    outputs, inputs = projection.weight.shape
+    return -(-outputs // COLUMN_BLOCK), -(-inputs // COLUMN_BLOCK)
+
+
+def _fit(field: ErrorField, projection: Projection) -> tuple[float, np.ndarray]:
+    """(energy left by the best factor of every block, the factors [output blocks, input blocks])."""
+    x, weight = projection.input, projection.weight
+    d = field.d[projection.rows]
+    out, across = _grid(projection)
+    parts = [slice(j * COLUMN_BLOCK, (j + 1) * COLUMN_BLOCK) for j in range(max(out, across))]
+    factors, left = np.ones((out, across)), 0.0
+    for i in range(out):
+        basis = torch.stack([(x[:, p] @ weight[parts[i], p].T).flatten() for p in parts[:across]], 1).double()
+        wanted = d[:, parts[i]].flatten().double()
+        gram = basis.T @ basis
+        gram.diagonal().add_(1e-9 * float(gram.diagonal().sum()) + 1e-300)
+        excess = torch.linalg.solve(gram, basis.T @ wanted)
+        left += float((wanted - basis @ excess).square().sum())
+        factors[i] = 1 + excess.numpy()
+    return left, factors

@@ -1,0 +1,86 @@
+"""Is only one range of columns wrong: a segment of the row, or the same part of every head?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parity.fingerprint.causes import COLUMN_SEGMENT, HEAD_PART
+from parity.fingerprint.evidence import UNRELATED, cosines, percent, reads_values
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.records import Slice
+
+CONTRAST = 5.0
+"""Relative error inside the range over that outside: clean columns of one stage differ by less than 2."""
+
+STRIP = 8
+"""Columns looked at together, the least that a vector load or a tensor core tile takes."""
+
+INSIDE = 0.9
+
+
+@reads_values
+def detect_columns_wrong(field: ErrorField) -> Fingerprint | None:
+    """Find one range of columns, of the row or of every head alike, that carries the error while the rest is right.
+
+    score: what the range's best factor explains of the error (0 says that the values are elsewhere), at least half of
+    the range's share of it where the direction is lost too. Silent when all columns are off.
+    """
+    found = [f for f in (_range(field, per_head=True), _range(field, per_head=False)) if f is not None]
+    return max(found, key=lambda f: f.score, default=None)
+
+
+def _range(field: ErrorField, *, per_head: bool) -> Fingerprint | None:
+    if per_head and field.heads < 2:
+        return None
+    heads = field.heads if per_head else 1
+    width = field.width // heads
+    strips = width // STRIP
+    if strips < 2 or width % STRIP:
+        return None
+    yy, dy, dd = (
+        (a * b).sum(0).view(heads, strips, STRIP).sum((0, 2)).double().numpy()
+        for a, b in ((field.y, field.y), (field.d, field.y), (field.d, field.d))
+    )
+    error = np.sqrt(np.divide(dd, yy, out=np.zeros_like(dd), where=yy > 0))
+    order = np.sort(error)
+    gap = int(np.argmax(order[1:] / np.maximum(order[:-1], 1e-12)))
+    if order[gap + 1] < CONTRAST * max(order[gap], 1e-12):
+        return None
+    hit = error > order[gap]
+    first, last = int(np.flatnonzero(hit)[0]), int(np.flatnonzero(hit)[-1])
+    if hit[first : last + 1].mean() < INSIDE or hit.all():
+        return None
+    inside = slice(first, last + 1)
+    lost = float(dd[inside].sum() / dd.sum())
+    direction = float(
+        cosines(yy[inside].sum(keepdims=True), dy[inside].sum(keepdims=True), dd[inside].sum(keepdims=True))[0]
+    )
+    ratio = float(np.sqrt(max((yy + 2 * dy + dd)[inside].sum(), 0.0) / max(yy[inside].sum(), 1e-30)))
+    if per_head and not _in_every_head(field, first * STRIP, (last + 1) * STRIP):
+        return None
+    cause = HEAD_PART if per_head else COLUMN_SEGMENT
+    left, right = first * STRIP, (last + 1) * STRIP
+    numbers = {
+        "columns": [left, right],
+        "of": width,
+        "error_inside": float(error[inside].mean()),
+        "error_outside": float(error[~hit].mean()),
+        "cosine_inside": direction,
+        "norm_ratio_inside": ratio,
+    }
+    of = f"of every head (of {width})" if per_head else f"(of {width})"
+    sentence = (
+        f"Columns {left} to {right - 1} {of} carry {percent(lost)} of the error, relative error "
+        f"{numbers['error_inside']:.2g} against {numbers['error_outside']:.2g} in the others; cosine "
+        f"there {direction:.2f}."
+    )
+    where = Slice() if per_head else Slice(columns=(left, right))
+    return Fingerprint(cause, UNRELATED * lost, numbers, sentence, where)
+
+
+def _in_every_head(field: ErrorField, left: int, right: int) -> bool:
+    """Whether the range is off in nearly every head, so that it is not one head's fault."""
+    d, y = (t.view(field.rows, field.heads, -1)[..., left:right] for t in (field.d, field.y))
+    error = (d.square().sum((0, 2)) / y.square().sum((0, 2)).clamp(min=1e-30)).sqrt()
+    return bool((error > error.max() / CONTRAST).float().mean() >= INSIDE)

@@ -1,0 +1,75 @@
+"""Do the values lie on the E4M3 grid? A tensor stored in FP8 that should not be."""
+
+from __future__ import annotations
+
+import torch
+
+from parity.fingerprint.causes import E4M3_GRID
+from parity.fingerprint.evidence import UNRELATED, percent, reads_values, share_after
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.records import Slice
+
+LARGEST = 448.0
+"""Largest finite E4M3 (OCP 8-bit floating point specification 1.0, table 1)."""
+
+ON_GRID = 0.98
+"""Share of values that must lie on the grid. By chance 1/16 of bf16 values do: 8 significant bits against 4."""
+
+OFF_GRID = 0.5
+"""Largest share of the oracle's own values, rounded to the SUT's dtype."""
+
+NEAR = 2.0**-7 * (1 + 2.0**-8)
+"""Relative distance to a grid value that counts as on it where a scale was multiplied back: half a step of bf16, 2^-8,
+for the product and as much for the scale. By chance up to a fifth of all values are that near."""
+
+SAMPLE = 1 << 16
+
+
+@reads_values
+def detect_e4m3_grid(field: ErrorField) -> Fingerprint | None:
+    """Find values that E4M3 represents, under scale 1, or a scale of amax / 448 for the tensor or each row.
+
+    score: the share of the error explained by storing the oracle in that format (clipping included), half at least.
+    """
+    x, y = field.x, field.y
+    if not bool(x.any()) or field.sut.element_size() < 2:
+        return None
+    step = max(x.numel() // SAMPLE, 1)
+    rows = torch.arange(0, len(x), step) if step > 1 and len(x) > 256 else torch.arange(len(x))
+    some, others = x[rows], y[rows].to(field.sut.dtype).float()
+    for name, exact in (("1", True), ("amax / 448 of the tensor", False), ("amax / 448 of each row", False)):
+        scale = _scale(name, x)
+        on = _share_on_grid(some, scale if scale.numel() == 1 else scale[rows], exact)
+        if on < ON_GRID:
+            continue
+        own = _scale(name, y)
+        there = _share_on_grid(others, own if own.numel() == 1 else own[rows], exact)
+        if there > OFF_GRID:
+            continue
+        clipped = int((x.abs() >= LARGEST * (1 - NEAR) * scale).sum()) if name == "1" else 0
+        stored = (y / own).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).float() * own
+        score = min(max(UNRELATED, share_after(field, stored)), 1.0)
+        numbers = {"scale": name, "on_grid": on, "oracle_on_grid": there, "at_448": clipped}
+        sentence = (
+            f"{percent(on)} of the values lie on the E4M3 grid with scale {name}, {percent(there)} of the oracle's do"
+            + (f"; {clipped} are clipped at 448." if clipped else ".")
+        )
+        return Fingerprint(E4M3_GRID, score, numbers, sentence, Slice())
+    return None
+
+
+def _scale(name: str, values: torch.Tensor) -> torch.Tensor:
+    if name == "1":
+        return torch.ones(1)
+    largest = values.abs().amax(1, keepdim=True) if "row" in name else values.abs().amax().reshape(1)
+    return (largest / LARGEST).clamp(min=1e-30)
+
+
+def _share_on_grid(values: torch.Tensor, scale: torch.Tensor, exact: bool) -> float:
+    """Share of the nonzero values that are multiples `scale` of an E4M3 value."""
+    scaled = (values / scale).clamp(-LARGEST, LARGEST) if not exact else values
+    grid = scaled.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).float()
+    on = (scaled == grid) if exact else (scaled - grid).abs() <= NEAR * scaled.abs()
+    there = values != 0
+    return float((on & there).sum() / there.sum().clamp(min=1))

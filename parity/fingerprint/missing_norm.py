@@ -1,0 +1,51 @@
+"""Is a normalization, or its weight, left out? The SUT equals its input, or lacks the weight."""
+
+from __future__ import annotations
+
+import torch
+
+from parity.fingerprint.causes import MISSING_NORM
+from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.records import Slice
+
+NORMS = ("norm",)
+"""A stage is a norm when the last word of its name ends so: attn.norm, attn.q_norm, mlp.norm, final_norm."""
+
+
+@reads_values
+def detect_missing_norm(field: ErrorField) -> Fingerprint | None:
+    """Find which step of an RMSNorm the SUT leaves out. score: the share of the error that this explains.
+
+    Reads the one input of a norm's stage; the norm acts inside heads where the stage has them. The weight is not
+    asked for: it follows from the oracle, y / (input / rms(input)) by least squares over rows.
+    """
+    name = field.stage.rpartition(".")[2]
+    given = [t for t in (field.beside(t) for t in field.inputs.values()) if t is not None]
+    if not name.endswith(NORMS) or len(given) != 1:
+        return None
+    width = field.width // field.heads if field.heads else field.width
+    entered = given[0].reshape(-1, width)
+    y = field.y.reshape(-1, width)
+    eps = float(field.hyper.get("rms_norm_eps", field.hyper.get("rms_eps", 1e-6)))
+    unit = entered * torch.rsqrt(entered.square().mean(1, keepdim=True) + eps)
+    weight = (y * unit).sum(0) / unit.square().sum(0).clamp(min=1e-30)
+    steps = {
+        "the norm and its weight": entered,
+        "the division by the root mean square": entered * weight,
+        "the weight": unit,
+        "the addition of 1 to the stored weight": unit * (weight - 1),
+    }
+    scores = {what: share_after(field, value.reshape(field.x.shape)) for what, value in steps.items()}
+    left_out = max(scores, key=lambda what: scores[what])
+    if not scores[left_out] > LEAST_SHARE:
+        return None
+    rms = float(entered.square().mean().sqrt())
+    numbers = {"left_out": left_out, "explained": scores, "rms_of_input": rms}
+    sentence = (
+        f"The SUT equals its input without {left_out}: {percent(scores[left_out])} of the error (root "
+        f"mean square of the "
+        f"input {rms:.3g})."
+    )
+    return Fingerprint(MISSING_NORM, scores[left_out], numbers, sentence, Slice())

@@ -1,0 +1,106 @@
+"""Why were other experts chosen, or other weights given? Near-ties, ids of other logits, weights not renormalized."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from parity.align import route
+from parity.fingerprint.causes import ROUTER_NEAR_TIE, ROUTER_WRONG_IDS, WEIGHTS_NOT_NORMALIZED
+from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.records import Slice
+
+BF16_STEP = 2.0**-7
+"""Relative distance of neighbouring bf16 numbers. Without a floor a margin of one such step of the row's largest logit
+counts as a tie: two logits, each half a step off."""
+
+
+def detect_router(field: ErrorField) -> Fingerprint | None:
+    """Read flips of `moe.topk_ids` against the logits that they were chosen from.
+
+    Logits: the input `moe.router_logits`, else the related one. A flip is a near-tie when its margin (what the logits
+    would have to move) is at most the noise of the row: `field.noise`, or one step of bf16, times its largest logit.
+    score: the share of flipped tokens of the kind named, which is the more frequent one.
+    """
+    if not field.ids or field.stage != "moe.topk_ids" or not field.tokens:
+        return None
+    logits = field.inputs.get("moe.router_logits", field.related.get("moe.router_logits"))
+    known = logits is not None and logits.ndim == 2 and len(logits) == field.tokens
+    scores = logits.detach().to("cpu", torch.float64).numpy() if known and logits is not None else None
+    ids = [t.detach().cpu().numpy() for t in (field.oracle, field.sut)]
+    routing = route(oracle_ids=ids[0], sut_ids=ids[1], router_logits=scores)
+    flipped = routing.flipped
+    if not flipped.any():
+        return None
+    experts = int(scores.shape[1]) if scores is not None else int(max(i.max() for i in ids)) + 1
+    overlap, chance = float(routing.overlap.mean()), routing.top_k**2 / max(experts, 1)
+    numbers = {
+        "flipped_tokens": int(flipped.sum()),
+        "tokens": field.tokens,
+        "mean_overlap": overlap,
+        "overlap_by_chance": chance,
+        "top_k": routing.top_k,
+    }
+    if scores is None:
+        return None if overlap > (routing.top_k + chance) / 2 else _wrong(field, 1.0, numbers, flipped)
+    largest = np.nan_to_num(np.abs(scores[flipped]), nan=0.0, posinf=0.0, neginf=0.0).max(1)
+    margin = routing.margin[flipped]
+    near = margin <= (BF16_STEP if field.noise is None else field.noise) * largest
+    numbers |= {"near_ties": int(near.sum()), "largest_margin": float(np.nanmax(margin, initial=0.0))}
+    share = float(near.mean())
+    if share < LEAST_SHARE:
+        return _wrong(field, 1 - share, numbers, flipped)
+    sentence = (
+        f"{flipped.sum()} of {field.tokens} tokens chose other experts, {near.sum()} of them where "
+        f"the logits lie within "
+        f"the noise of each other (largest margin {numbers['largest_margin']:.3g}): a flip of "
+        f"near-ties, no fault of the "
+        "router's own."
+    )
+    return Fingerprint(ROUTER_NEAR_TIE, share, numbers, sentence, Slice())
+
+
+def _wrong(field: ErrorField, score: float, numbers: dict, flipped: np.ndarray) -> Fingerprint:
+    at = field.row_position[np.flatnonzero(flipped)]
+    sentence = (
+        f"{flipped.sum()} of {field.tokens} tokens have experts that their logits do not give: "
+        f"{numbers['mean_overlap']:.2f}"
+        f" of {numbers['top_k']} experts in common on average, {numbers['overlap_by_chance']:.2f} by chance."
+    )
+    return Fingerprint(ROUTER_WRONG_IDS, score, numbers, sentence, Slice(positions=(int(at.min()), int(at.max()) + 1)))
+
+
+@reads_values
+def detect_routing_weights(field: ErrorField) -> Fingerprint | None:
+    """Find weights of `moe.topk_weights` normalized over other experts than the oracle's. score: the share explained.
+
+    Needs the inputs moe.router_logits [T, E] and moe.topk_ids [T, S].
+    """
+    logits, ids = field.inputs.get("moe.router_logits"), field.inputs.get("moe.topk_ids")
+    if field.stage != "moe.topk_weights" or logits is None or ids is None or ids.shape != field.sut.shape:
+        return None
+    chosen = ids.detach().cpu().long().clamp(0, max(logits.shape[1] - 1, 0))
+    scores = torch.nan_to_num(logits.detach().to("cpu", torch.float32), 0.0, 0.0, 0.0)
+    ways = {
+        "softmax over all experts, not renormalized": scores.softmax(1).gather(1, chosen),
+        "softmax over the chosen experts": scores.gather(1, chosen).softmax(1),
+        "sigmoid of each logit": scores.sigmoid().gather(1, chosen),
+        "the logits themselves": scores.gather(1, chosen),
+    }
+    explained = {name: share_after(field, value.reshape(field.x.shape)) for name, value in ways.items()}
+    best = max(explained, key=lambda name: explained[name])
+    if not explained[best] > LEAST_SHARE:
+        return None
+    numbers = {
+        "weights_are": best,
+        "explained": explained,
+        "mean_sum": float(field.x.view(field.tokens, -1).sum(1).mean()),
+        "oracle_mean_sum": float(field.y.view(field.tokens, -1).sum(1).mean()),
+    }
+    sentence = (
+        f"The weights are {best} ({numbers['mean_sum']:.3g} a token where the oracle's sum to "
+        f"{numbers['oracle_mean_sum']:.3g}): {percent(explained[best])} of the error."
+    )
+    return Fingerprint(WEIGHTS_NOT_NORMALIZED, explained[best], numbers, sentence, Slice())

@@ -1,0 +1,93 @@
+"""Do the rows stand in another order? Each wrong row is looked for among the oracle's rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from parity.fingerprint.causes import ROWS_PERMUTED, ROWS_SHIFTED
+from parity.fingerprint.evidence import FITTED, LEAST_SHARE, percent, reads_values, share_explained, wrong_rows
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.records import Slice
+
+SAMPLE = 256
+"""Wrong rows that are looked for, evenly spread; the share of found ones is then known to 3 % (binomial, 1 sigma)."""
+
+SHIFTS = 8
+"""Largest distance in rows that counts as a shift."""
+
+
+@reads_values
+def detect_row_order(field: ErrorField) -> Fingerprint | None:
+    """Find rows that are other rows of the oracle: shifted by a constant number of rows, or permuted.
+
+    Needs rows that tell each other apart: FITTED columns. score: for a shift, the share of the error explained by the
+    shifted oracle; for a permutation, the wrong rows' share of the error times what their counterparts explain of it.
+    """
+    wrong = np.flatnonzero(wrong_rows(field))
+    if len(wrong) < 2 or field.width < FITTED:
+        return None
+    return _shift(field) or _permutation(field, wrong)
+
+
+def _shift(field: ErrorField) -> Fingerprint | None:
+    """All rows moved by the same number of tokens."""
+    x, y, d = (t.view(field.tokens, -1) for t in (field.x, field.y, field.d))
+    if field.tokens < 3:
+        return None
+    best = (LEAST_SHARE, 0)
+    per_token = d.square().sum(1).double()
+    probe = torch.linspace(0, field.tokens - 1, min(SAMPLE, field.tokens)).long().unique()
+    for by in (n for size in range(1, min(SHIFTS, field.tokens - 2) + 1) for n in (size, -size)):
+        source = probe - by
+        inside = (source >= 0) & (source < field.tokens)
+        rest = (x[probe[inside]] - y[source[inside]]).square().sum() + per_token[probe[~inside]].sum()
+        score = 1 - float(rest) / max(float(per_token[probe].sum()), 1e-300)
+        best = max(best, (score, by), key=lambda pair: pair[0])
+    by = best[1]
+    if by == 0:
+        return None
+    moved, source = (slice(by, None), slice(None, -by)) if by > 0 else (slice(None, by), slice(-by, None))
+    rest = (x[moved] - y[source]).square().sum() + (per_token[:by].sum() if by > 0 else per_token[by:].sum())
+    score = share_explained(field, float(rest))
+    if score < LEAST_SHARE:
+        return None
+    numbers = {"shift": by, "explained": score}
+    sentence = (
+        f"Each row holds the oracle's row of the token {abs(by)} {'before' if by > 0 else 'after'} it: "
+        f"{percent(score)} of the error."
+    )
+    return Fingerprint(ROWS_SHIFTED, score, numbers, sentence, Slice())
+
+
+def _permutation(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
+    sample = wrong[np.unique(np.linspace(0, len(wrong) - 1, min(SAMPLE, len(wrong))).astype(int))]
+    step = max(field.width // SAMPLE, 1)
+    x, y = field.x[sample], field.y
+    unit = torch.nn.functional.normalize(y[:, ::step], dim=1)
+    source = (torch.nn.functional.normalize(x[:, ::step], dim=1) @ unit.T).argmax(1)
+    rest = (x - y[source]).square().sum(1)
+    found = rest < (1 - LEAST_SHARE) * field.d[sample].square().sum(1)
+    origins = source[found].unique()
+    # A permutation takes each row once; many rows equal to one are leftovers or aliases, not an order.
+    if found.sum() < 2 or found.float().mean() < LEAST_SHARE or len(origins) < 0.9 * int(found.sum()):
+        return None
+    per_row = field.sums.dd.sum(1)
+    explained = float(1 - rest[found].sum() / field.d[sample[found.numpy()]].square().sum())
+    score = float(per_row[wrong].sum() / per_row.sum()) * float(found.float().mean()) * explained
+    pairs = list(zip(sample[found.numpy()].tolist(), source[found].tolist(), strict=True))
+    numbers = {
+        "wrong_rows": len(wrong),
+        "sampled": len(sample),
+        "found_elsewhere": int(found.sum()),
+        "examples": pairs[:8],
+    }
+    sentence = (
+        f"{int(found.sum())} of {len(sample)} wrong rows looked for are other rows of the oracle, each its own: row "
+        f"{pairs[0][0]} holds row {pairs[0][1]}. {percent(score)} of the error."
+    )
+    tokens = field.row_position[wrong]
+    return Fingerprint(
+        ROWS_PERMUTED, score, numbers, sentence, Slice(positions=(int(tokens.min()), int(tokens.max()) + 1))
+    )

@@ -1,0 +1,45 @@
+"""Are many values clipped at one extreme? A cast to a narrow format, or a limit that is none of the model's."""
+
+from __future__ import annotations
+
+from parity.fingerprint.causes import SATURATED
+from parity.fingerprint.evidence import FITTED, LEAST_SHARE, percent, reads_values, share_after
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.records import Slice
+
+BEYOND = 0.9
+"""Share of the clipped values whose oracle must lie at or beyond the limit."""
+
+
+@reads_values
+def detect_saturation(field: ErrorField) -> Fingerprint | None:
+    """Find at least FITTED values at the same extreme magnitude where the oracle's go beyond. score: the share of the
+    error explained by clipping the oracle there."""
+    high, low = float(field.x.max()), float(field.x.min())
+    best: Fingerprint | None = None
+    for limit, side in ((high, 1.0), (low, -1.0)):
+        at = (field.x == limit).nonzero()
+        if side * limit <= 0 or len(at) < FITTED:
+            continue
+        there = field.y[at[:, 0], at[:, 1]] * side
+        if float((there >= abs(limit)).float().mean()) < BEYOND:
+            continue
+        other = (field.x == -limit).sum()
+        two = int(other) >= FITTED
+        clipped = (
+            field.y.clamp(-abs(limit), abs(limit))
+            if two
+            else (field.y.clamp(max=limit) if side > 0 else field.y.clamp(min=limit))
+        )
+        score = share_after(field, clipped)
+        if score > LEAST_SHARE and (best is None or score > best.score):
+            count = len(at) + (int(other) if two else 0)
+            numbers = {"limit": limit, "values": count, "both_sides": two, "oracle_max": float(there.max())}
+            sign = "±" if two else ""
+            sentence = (
+                f"{count} values stand at {sign}{abs(limit) if two else limit:.6g} exactly, where the oracle reaches "
+                f"{float(there.max()):.4g}: clipping explains {percent(score)} of the error."
+            )
+            best = Fingerprint(SATURATED, score, numbers, sentence, Slice())
+    return best

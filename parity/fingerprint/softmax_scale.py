@@ -1,0 +1,89 @@
+"""Are the attention scores scaled otherwise? The scale that reproduces the SUT's context from its own q, k, v."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from parity.fingerprint.attend import attention_of
+from parity.fingerprint.causes import SOFTMAX_SCALE
+from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.records import Slice
+
+FACTORS = np.concatenate([[0.0], np.geomspace(1 / 64, 64, 13)])
+"""Factors on the scale that the search starts from, two apart by a factor of 2; 0 is the mean of the visible values.
+sqrt of a ratio of head dimensions, a scale applied twice or not at all (sqrt(K) <= 23 for K <= 512) lie inside."""
+
+ROUNDS = 14
+"""Golden-section steps inside one bracket of a factor of 4: the factor is known to 4 * 0.618^14 = 0.5 % and better."""
+
+
+@reads_values
+def detect_softmax_scale(field: ErrorField) -> Fingerprint | None:
+    """Find the factor on the softmax scale that reproduces an `attn.context`. score: the share of the error explained.
+
+    Needs the inputs attn.q_rope [T, H, K], attn.k_rope and attn.v [T, G, K] of positions 0..T-1 (SUT's own).
+    """
+    attention = attention_of(field)
+    if attention is None or len(field.x) < 2:
+        return None
+    base = 1 / math.sqrt(attention.head_dim)
+    scores = attention.scores()
+
+    def rest(factor: float) -> float:
+        return attention.residual(scale=factor * base, scores=scores)[0]
+
+    healthy, error = attention.residual(scale=base, scores=scores)
+    if error <= 0:
+        return None
+    losses = [rest(float(f)) for f in FACTORS]
+    best = int(np.argmin(losses))
+    if best > 0:
+        factor, loss = _refine(rest, FACTORS[max(best - 1, 1)], FACTORS[min(best + 1, len(FACTORS) - 1)])
+        loss, factor = min((loss, factor), (losses[best], float(FACTORS[best])))
+    else:
+        factor, loss = 0.0, losses[0]
+    score, unchanged = 1 - loss / error, 1 - healthy / error
+    # The right scale must not explain as much: then the oracle's tensor is not this attention.
+    if not (score >= LEAST_SHARE and score - unchanged >= LEAST_SHARE):
+        return None
+    numbers = {
+        "factor": factor,
+        "scale": factor * base,
+        "expected_scale": base,
+        "head_dim_of_this_scale": None if factor == 0 else attention.head_dim / factor**2,
+        "explained_by_right_scale": unchanged,
+        "queries": len(attention.positions),
+    }
+    meaning = (
+        "all visible values weigh the same"
+        if factor == 0
+        else f"as of head dimension {attention.head_dim / factor**2:.4g}"
+    )
+    sentence = (
+        f"Attention computed here from the SUT's own q, k and v with scores scaled by {factor:.4g} times 1/sqrt("
+        f"{attention.head_dim}) ({meaning}) reproduces the SUT: {percent(score)} of the error."
+    )
+    return Fingerprint(SOFTMAX_SCALE, score, numbers, sentence, Slice())
+
+
+def _refine(rest: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
+    """(factor, loss) of the minimum between low and high, golden section over the logarithm."""
+    golden = (math.sqrt(5) - 1) / 2
+    a, b = math.log(low), math.log(high)
+    c, d = b - golden * (b - a), a + golden * (b - a)
+    fc, fd = rest(math.exp(c)), rest(math.exp(d))
+    for _ in range(ROUNDS):
+        if fc < fd:
+            b, d, fd = d, c, fc
+            c = b - golden * (b - a)
+            fc = rest(math.exp(c))
+        else:
+            a, c, fc = c, d, fd
+            d = a + golden * (b - a)
+            fd = rest(math.exp(d))
+    return (math.exp(c), fc) if fc < fd else (math.exp(d), fd)

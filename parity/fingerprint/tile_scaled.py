@@ -1,0 +1,126 @@
+"""Is one rectangle of rows and columns off by a common factor? A tile accumulated twice, or under a wrong scale."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parity.fingerprint.causes import TILE_AMPLIFIED
+from parity.fingerprint.evidence import FITTED, LEAST_SHARE, listed, percent, reads_values
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.records import Slice
+
+STRIP = 8
+"""Columns looked at together: tensor cores work on tiles of at least 8 columns."""
+
+FAR = 9.0
+"""Error energy of a cell over the median cell's. Of 8 normal errors (chi-square, 8 degrees) 9 medians, 66 variances,
+come by chance in fewer than one of 10^10 cells; a factor shows beyond three times the noise."""
+
+INSIDE = 0.9
+"""Share of the rectangle's rows, and of its strips, that must carry the factor."""
+
+
+@reads_values
+def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
+    """Find a rectangle, rows of one expert or consecutive tokens by consecutive columns, multiplied by one factor.
+
+    Silent when the rectangle holds all rows of the tensor or of its expert: that is a constant ratio. score: the share
+    of the error that the factor explains inside the rectangle.
+    """
+    rows, width = field.rows, field.width
+    strips = -(-width // STRIP)
+    if rows < 2 or width < FITTED:
+        return None
+    yy, dy, dd = (_strips(a * b, strips) for a, b in ((field.y, field.y), (field.d, field.y), (field.d, field.d)))
+    per_row = dd.sum(1)
+    hot = _hot_cells(yy, dd)
+    base = 1 + dy[hot].sum() / max(yy[hot].sum(), 1e-30)
+    flagged = _carry(yy, dy, base) & hot
+    of_row = flagged.sum(1)
+    lines = of_row >= max(of_row.max() / 2, 1)
+    used = flagged[lines].mean(0) >= INSIDE if lines.any() else np.zeros(strips, bool)
+    if not used.any():
+        return None
+    left, right = int(np.flatnonzero(used)[0]), int(np.flatnonzero(used)[-1]) + 1
+    if used[left:right].mean() < INSIDE:
+        return None
+    whole = _carry(yy[:, left:right].sum(1), dy[:, left:right].sum(1), base) & (yy[:, left:right].sum(1) > 0)
+    experts, number = field.row_expert, field.row_number
+    order = field.row_position if number is None or (number < 0).any() else number
+    if experts is not None:
+        main = int(np.bincount(experts[whole & (experts >= 0)]).argmax()) if (whole & (experts >= 0)).any() else -1
+        inside = experts == main
+    else:
+        main, inside = -1, np.ones(rows, bool)
+    tile = _span(whole & inside, order, inside)
+    if tile is None or tile.sum() >= INSIDE * inside.sum():
+        return None
+    box_yy, box_dy = yy[tile][:, left:right].sum(), dy[tile][:, left:right].sum()
+    ratio, score = float(1 + box_dy / box_yy), float(box_dy**2 / box_yy / per_row.sum())
+    rest = dd[tile][:, left:right].sum() - box_dy**2 / box_yy
+    if score <= 0 or rest > (1 - LEAST_SHARE) * dd[tile][:, left:right].sum():
+        return None
+    first, last = left * STRIP, min(right * STRIP, width)
+    at = np.unique(order[tile])
+    numbers = {
+        "factor": ratio,
+        "expert": main if experts is not None else None,
+        "rows": int(tile.sum()),
+        "first_row": int(at[0]),
+        "last_row": int(at[-1]),
+        "columns": [first, last],
+    }
+    of = f" of expert {main}" if experts is not None else ""
+    sentence = (
+        f"Rows {at[0]} to {at[-1]}{of}, columns {first} to {last - 1}, are {ratio:.4g} times the oracle; rows "
+        f"{listed(at.tolist(), 3)}: {percent(score)} of the error."
+    )
+    where = Slice(
+        experts=(main,) if experts is not None else None,
+        rows=tuple(at.tolist()),
+        columns=None if (first, last) == (0, width) else (first, last),
+    )
+    return Fingerprint(TILE_AMPLIFIED, score, numbers, sentence, where)
+
+
+def _strips(product: torch.Tensor, strips: int) -> NDArray[np.float64]:
+    """[rows, strips], sums over strips of columns; the last one may be narrower."""
+    padded = torch.nn.functional.pad(product, (0, strips * STRIP - product.shape[1]))
+    return padded.view(len(product), strips, STRIP).sum(2).double().numpy()
+
+
+def _carry(yy: NDArray[np.float64], dy: NDArray[np.float64], factor: float) -> NDArray[np.bool_]:
+    """Where the error is nearer to (factor - 1) y than to none: the projection passes half of the way."""
+    excess = factor - 1
+    return excess * dy > 0.5 * excess**2 * yy
+
+
+def _hot_cells(yy: NDArray[np.float64], dd: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Cells far over the noise, which is the median cell's error against its row's size; where the tile is most of the
+    field there is no such contrast, and the cells that carry half of the error stand for it."""
+    size = np.maximum(yy.mean(1, keepdims=True), 1e-30)
+    hot = dd > FAR * np.median(dd / size) * size
+    if dd[hot].sum() > LEAST_SHARE / 10 * dd.sum():
+        return hot
+    order = np.sort(dd.ravel())[::-1]
+    return dd >= order[int(np.searchsorted(np.cumsum(order), LEAST_SHARE * order.sum()))]
+
+
+def _span(hit: NDArray[np.bool_], order: NDArray[np.int64], inside: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """The rows between the first and the last hit when most of them are hits; stray hits beyond a gap are let go."""
+    at = np.sort(order[hit])
+    if not len(at):
+        return None
+    low, high = np.quantile(at, (0.05, 0.95), method="nearest")
+    present = np.unique(order[inside])
+    hits = set(at.tolist())
+    first, last = int(np.searchsorted(present, low)), int(np.searchsorted(present, high))
+    while first > 0 and int(present[first - 1]) in hits:
+        first -= 1
+    while last + 1 < len(present) and int(present[last + 1]) in hits:
+        last += 1
+    span = inside & (order >= present[first]) & (order <= present[last])
+    return span & hit if hit[span].mean() >= INSIDE else None
