@@ -1,0 +1,174 @@
+"""Does a text fall into a loop, with which period, and from which token on?
+
+A loop of period p is a stretch in which tokens equal the tokens p before them. For every lag up to MAX_PERIOD the
+matches are counted in blocks of BLOCK tokens (time and memory linear in the text), stretches of matching blocks are the
+candidates, and their ends are then found token by token. Three kinds:
+
+exact     every token matches.
+template  every token matches once numbers are taken as equal: a line that repeats with other numbers in it.
+fuzzy     FUZZY_RATE of the tokens match, numbers taken as equal, at a lag that may wander by two tokens, or a 32nd.
+
+Healthy text repeats itself too: tables, code, refrains, counting. What tells a loop from these: it fills the text to
+its end or goes on for very long; and where numbers or words vary it repeats running prose, three words in a row, which
+tables, lists and code do not. These limits are conventions, held by the texts in tests/text; a report gives the loop's
+own numbers beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.text.tokens import TokenText
+
+MAX_PERIOD = 512
+BLOCK = 16  # the matches of a block are the bits of one 16-bit word
+FUZZY_RATE = 0.85
+WANDER, WANDER_SHARE = 2, 32
+PROSE_WORDS = 3
+
+LEAST_TOKENS = {"exact": 48, "template": 96, "fuzzy": 128}
+LEAST_REPEATS = {"exact": 4.0, "template": 12.0, "fuzzy": 4.0}
+"""Of a loop that goes on to the end of the text."""
+
+WORDLESS_REPEATS = 16.0
+"""Of an exact loop without a word in it: rows of a table can be the same a few times."""
+
+LASTING_TOKENS, LASTING_REPEATS = 256, 8.0
+"""Of an exact loop that ends before the text does."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """kind: `exact`, `template` or `fuzzy`. period: in tokens. start: first token of the first round. end: first token
+    after the loop. rate: share of tokens that repeat. to_end: nothing follows it."""
+
+    kind: str
+    period: int
+    start: int
+    end: int
+    rate: float
+    to_end: bool
+
+    @property
+    def repeats(self) -> float:
+        """Rounds, the first included."""
+        return (self.end - self.start) / self.period
+
+
+def find_loop(text: TokenText) -> Loop | None:
+    """The loop that starts first; None for a text without one. An empty text has none. Of bare ids, exact loops only:
+    which of them are numbers or words is not known."""
+    found = _loops(text.codes, _matches(text.codes), text, "exact")
+    if not found and text.strings is not None:
+        masked = text.without_numbers
+        counts = _matches(masked)
+        found = _loops(masked, counts, text, "template") or _loops(masked, counts, text, "fuzzy")
+    # The smallest period of those that start together is the loop; the others are its multiples.
+    return min(found, key=lambda loop: (loop.start // (2 * BLOCK), loop.period, loop.start), default=None)
+
+
+def _loops(codes: NDArray[np.int32], counts: NDArray[np.uint8], text: TokenText, kind: str) -> list[Loop]:
+    rate = FUZZY_RATE if kind == "fuzzy" else 1.0
+    if kind == "fuzzy":
+        counts = _wandering(counts)
+    found = []
+    for period, first, last in _stretches(counts, rate):
+        if kind == "fuzzy":
+            share = float(counts[period - 1, first : last + 1].mean() / BLOCK)
+            stop = (last + 1) * BLOCK
+            stop = len(codes) if len(codes) - stop < BLOCK else stop
+            loop = Loop(kind, period, max(first * BLOCK - period, 0), stop, share, stop >= len(codes) - _tail(period))
+        else:
+            low = _extend_back(codes, first * BLOCK, period)
+            stop = _extend(codes, (last + 1) * BLOCK, period)
+            loop = Loop(kind, period, low - period, stop, 1.0, stop >= len(codes) - _tail(period))
+        if loop.rate >= rate and _counts_as_loop(loop, text):
+            found.append(loop)
+    return found
+
+
+def _wandering(counts: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """For each lag and block the best of the lags around it: words that change move what follows by a few tokens."""
+    best = np.empty_like(counts)
+    for row in range(len(counts)):
+        reach = max(WANDER, (row + 1) // WANDER_SHARE)
+        counts[max(row - reach, 0) : row + reach + 1].max(axis=0, out=best[row])
+    return best
+
+
+def _matches(codes: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """[lags, blocks]: tokens of each block of BLOCK that equal the token `lag` (1, 2, ...) before; the text's remainder
+    beyond the last whole block is left to `_extend`."""
+    blocks = len(codes) // BLOCK
+    lags = min(MAX_PERIOD, max(len(codes) - 1, 0))
+    counts = np.zeros((lags, blocks), np.uint8)
+    whole = blocks * BLOCK
+    same = np.zeros(whole, np.uint8)
+    for lag in range(1, lags + 1):
+        if lag < whole:
+            np.equal(codes[lag:whole], codes[: whole - lag], out=same[lag:].view(bool))
+            same[:lag] = 0
+            counts[lag - 1] = np.bitwise_count(np.packbits(same).view(np.uint16))
+    return counts
+
+
+def _stretches(counts: NDArray[np.uint8], rate: float) -> list[tuple[int, int, int]]:
+    """(period, first block, last block) of every run of at least two blocks that match at that rate."""
+    good = counts >= rate * BLOCK
+    if rate < 1.0:  # one block in between that fits badly does not end a loop; its tokens count in the rate
+        good[:, 1:-1] |= good[:, :-2] & good[:, 2:]
+    found = []
+    for lag in np.flatnonzero((good[:, 1:] & good[:, :-1]).any(1)).tolist():
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], good[lag].view(np.int8), [0]])))
+        for first, stop in edges.reshape(-1, 2).tolist():
+            if stop - first >= 2:
+                found.append((lag + 1, first, stop - 1))
+    return found
+
+
+def _tail(period: int) -> int:
+    """Tokens that may follow a loop that is cut off by the end of the text."""
+    return min(period, BLOCK)
+
+
+def _extend_back(codes: NDArray[np.int32], low: int, period: int) -> int:
+    while low > period and codes[low - 1] == codes[low - 1 - period]:
+        low -= 1
+    return max(low, period)
+
+
+def _extend(codes: NDArray[np.int32], high: int, period: int) -> int:
+    while high < len(codes) and codes[high] == codes[high - period]:
+        high += 1
+    return high
+
+
+def _counts_as_loop(loop: Loop, text: TokenText) -> bool:
+    tokens = loop.end - loop.start
+    lasting = loop.kind == "exact" and tokens >= LASTING_TOKENS and loop.repeats >= LASTING_REPEATS
+    if not lasting and not (
+        loop.to_end and tokens >= LEAST_TOKENS[loop.kind] and loop.repeats >= LEAST_REPEATS[loop.kind]
+    ):
+        return False
+    once = slice(loop.start, loop.start + loop.period)
+    if loop.kind == "exact":
+        worded = bool(text.is_word[once].any())
+        return worded or (loop.to_end and loop.repeats >= WORDLESS_REPEATS)
+    return text.strings is not None and _prose(text, loop)
+
+
+def _prose(text: TokenText, loop: Loop) -> bool:
+    """Whether a round holds PROSE_WORDS words in a row with nothing but blanks between them."""
+    once = slice(loop.start, loop.start + 2 * loop.period)  # a run may cross the end of the round
+    words = 0
+    for word, blank in zip(text.is_word[once].tolist(), text.is_blank[once].tolist(), strict=True):
+        if word:
+            words += 1
+        elif not blank:
+            words = 0
+        if words >= PROSE_WORDS:
+            return True
+    return False
