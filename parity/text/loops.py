@@ -27,6 +27,7 @@ MAX_PERIOD = 512
 BLOCK = 16  # the matches of a block are the bits of one 16-bit word
 FUZZY_RATE = 0.85
 WANDER, WANDER_SHARE = 2, 32
+SMOOTHED = 5
 PROSE_WORDS = 3
 
 LEAST_TOKENS = {"exact": 48, "template": 96, "fuzzy": 128}
@@ -118,8 +119,11 @@ def _matches(codes: NDArray[np.int32]) -> NDArray[np.uint8]:
 def _stretches(counts: NDArray[np.uint8], rate: float) -> list[tuple[int, int, int]]:
     """(period, first block, last block) of every run of at least two blocks that match at that rate."""
     good = counts >= rate * BLOCK
-    if rate < 1.0:  # one block in between that fits badly does not end a loop; its tokens count in the rate
-        good[:, 1:-1] |= good[:, :-2] & good[:, 2:]
+    if rate < 1.0 and counts.shape[1] >= SMOOTHED:
+        # A block or two that fit badly do not end a loop: of SMOOTHED blocks together the rate is asked.
+        sums = np.cumsum(np.pad(counts, ((0, 0), (1, 0))), axis=1, dtype=np.uint32)
+        wide = sums[:, SMOOTHED:] - sums[:, :-SMOOTHED] >= rate * BLOCK * SMOOTHED
+        good[:, SMOOTHED // 2 : SMOOTHED // 2 + wide.shape[1]] |= wide
     found = []
     for lag in np.flatnonzero((good[:, 1:] & good[:, :-1]).any(1)).tolist():
         edges = np.flatnonzero(np.diff(np.concatenate([[0], good[lag].view(np.int8), [0]])))
