@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from parity.compare.measure import Measured
-from parity.floor import FLIPPED, Floor
-from parity.metrics import SliceTable, all_metrics
+from parity.floor import FLIPPED, DerivedFloor, NoiseFloor
+from parity.floor.derived import ASKED
+from parity.metrics import SliceTable, all_metrics, slice_metrics
 from parity.records import Comparison, SliceResult, Verdict
 
 UNRESOLVED_SHARE = 0.05
@@ -16,7 +17,7 @@ FEW_ROWS = 2
 """Rows routed otherwise that may go unjudged whatever their share: in a phase of few rows one flip is over 5 %."""
 
 
-def judge(measured: Measured, *, floor: Floor | None, mode: str) -> Comparison:
+def judge(measured: Measured, *, floor: NoiseFloor | None, mode: str) -> Comparison:
     """The comparison record of a pair.
 
     Order: nothing to compare -> nonfinite on any side, in any row, excluded ones included -> equal bits -> floor.
@@ -32,6 +33,9 @@ def judge(measured: Measured, *, floor: Floor | None, mode: str) -> Comparison:
     over = max((s.over_floor for s in worst if s.over_floor is not None), default=None)
     known = sum(len(table) for _, table in measured.tables)
     judged = sum(int((~np.isnan(over_of)).sum()) for _, over_of in overs.values())
+    whole = measured.whole() if measured.cells.count.size else {}
+    if isinstance(floor, DerivedFloor):
+        whole |= _power(measured, floor)
     unjudged = {kind: int(np.isnan(over_of).sum()) for kind, (_, over_of) in overs.items()}
 
     def record(verdict: Verdict, reason: str = "", score: float | None = None) -> Comparison:
@@ -41,7 +45,7 @@ def judge(measured: Measured, *, floor: Floor | None, mode: str) -> Comparison:
             stage=measured.stage,
             phase=measured.phase,
             verdict=verdict,
-            whole=measured.whole() if measured.cells.count.size else {},
+            whole=whole,
             worst=worst,
             over_floor=score,
             rows=rows,
@@ -74,10 +78,12 @@ def judge(measured: Measured, *, floor: Floor | None, mode: str) -> Comparison:
     if unresolved or no_floor > max(UNRESOLVED_SHARE * len(labels), FEW_ROWS):
         without = f"{left_out}, {no_floor} routed otherwise have no floor: over 5 % unresolved"
         return record(Verdict.NO_POWER, without, over)
+    if measured.compared.dd.any() and whole.get("scale_seen", 0.0) >= 1:
+        return record(Verdict.NO_POWER, "the bound of these values would let a tensor of zeros pass", over)
     return record(Verdict.WITHIN_FLOOR, "", over)
 
 
-def over_floor_by_kind(measured: Measured, floor: Floor, mode: str) -> dict[str, tuple[list[str], np.ndarray]]:
+def over_floor_by_kind(measured: Measured, floor: NoiseFloor, mode: str) -> dict[str, tuple[list[str], np.ndarray]]:
     """By kind: the metric that is worst over its gate for each slice, and by how much; NaN without a floor."""
     result = {}
     for kind, table in measured.tables:
@@ -107,7 +113,7 @@ def _worst_slices(measured: Measured, overs: dict[str, tuple[list[str], np.ndarr
         if not len(table) or not table.moments.count.any():
             continue
         at = _worst_index(table, overs[kind][1] if kind in overs else None)
-        metrics = {name: float(value[0]) for name, value in all_metrics(table.moments[at : at + 1]).items()}
+        metrics = slice_metrics(table, at)
         over = None if kind not in overs or np.isnan(overs[kind][1][at]) else float(overs[kind][1][at])
         by = None if over is None else overs[kind][0][at]
         where = measured.words(table, at)
@@ -119,6 +125,14 @@ def _worst_slices(measured: Measured, overs: dict[str, tuple[list[str], np.ndarr
         return result.metrics["nonfinite"], over, -1.0 if np.isnan(error) else error
 
     return tuple(sorted(found, key=badness, reverse=True))
+
+
+def _power(measured: Measured, floor: DerivedFloor) -> dict[str, float]:
+    """What a derived bound can see here: the smallest scale error of the whole tensor, and rows that hide 1 %."""
+    tables = dict(measured.tables)
+    seen, rows = floor.scale_seen("tensor", tables["tensor"]), tables["row"]
+    blind = (rows.moments.yy > 0) & (floor.scale_seen("row", rows) > ASKED)
+    return {"scale_seen": float(seen[0]), "rows_blind": float(blind.sum())}
 
 
 def _worst_index(table: SliceTable, over: np.ndarray | None) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from parity.compare.labels import RowLabels
-from parity.floor import FLIPPED, FloorSample
+from parity.floor import FLIPPED, DerivedFloor, FloorSample, NoiseFloor
 from parity.metrics import (
     Columns,
     Moments,
@@ -105,18 +105,21 @@ def measure(
     stage: str,
     layer: int | None,
     axes: tuple[str, ...],
+    floor: NoiseFloor | None = None,
 ) -> list[Measured]:
     """Measure canonical tensors of one or more requests, phase by phase.
 
     parts: (oracle, sut, labels) of each request; tensors [T, ...] or, with `T S` leading axes, [T, S, ...].
+    floor: the one that will judge; a derived one needs sums of its own.
     Returns one Measured a phase that occurs, prefill first.
     """
     leading = 2 if axes[:2] == ("T", "S") and len(axes) > 2 else 1
     shape = tuple(parts[0][0].shape[leading:])
     columns = column_edges(axes[leading:], shape)
     width = int(np.prod(shape, dtype=np.int64))
+    collect = floor.moments if isinstance(floor, DerivedFloor) else pair_moments
     moments = [
-        pair_moments(oracle=a.reshape(len(labels), width), sut=b.reshape(len(labels), width), edges=columns.edges)
+        collect(oracle=a.reshape(len(labels), width), sut=b.reshape(len(labels), width), edges=columns.edges)
         for a, b, labels in parts
     ]
     cells, labels = Moments.join(moments), RowLabels.join([labels for _, _, labels in parts])

@@ -13,7 +13,7 @@ from parity.compare.judge import judge
 from parity.compare.labels import RowLabels, label_rows
 from parity.compare.measure import Measured, measure
 from parity.compare.routes import judge_routes
-from parity.floor import Floor, FloorSample
+from parity.floor import FloorSample, NoiseFloor
 from parity.metrics import READABLE
 from parity.records import Comparison, Verdict, site_name
 from parity.stages import term
@@ -36,7 +36,7 @@ def compare_pair(
     excluded: NDArray[np.bool_] | None = None,
     router_logits: torch.Tensor | None = None,
     request: str = "",
-    floor: Floor | None = None,
+    floor: NoiseFloor | None = None,
     mode: str = "isolated",
 ) -> tuple[Comparison, ...]:
     """Compare one stage in canonical form; one record a phase that occurs, prefill first.
@@ -68,7 +68,7 @@ def compare_pair(
     if term(stage).values == "ids":
         logits = None if router_logits is None else router_logits.float().cpu().numpy()
         return tuple(_routes(oracle, sut, labels, logits, layer=layer, floor=floor, mode=mode))
-    measured = measure([(oracle, sut, labels)], stage=stage, layer=layer, axes=axes)
+    measured = measure([(oracle, sut, labels)], stage=stage, layer=layer, axes=axes, floor=floor)
     return tuple(judge(part, floor=floor, mode=mode) for part in measured)
 
 
@@ -77,7 +77,7 @@ def compare_aligned(
     oracle: torch.Tensor,
     sut: Aligned,
     router_logits: torch.Tensor | None = None,
-    floor: Floor | None = None,
+    floor: NoiseFloor | None = None,
     mode: str = "isolated",
 ) -> tuple[Comparison, ...]:
     """`compare_pair` of a tensor that the oracle computed from the SUT's own inputs, row for row of `sut`."""
@@ -160,7 +160,7 @@ def _routes(
     logits: NDArray | None,
     *,
     layer: int | None,
-    floor: Floor | None,
+    floor: NoiseFloor | None,
     mode: str,
 ) -> Iterator[Comparison]:
     a, b = oracle.cpu().numpy(), sut.cpu().numpy()

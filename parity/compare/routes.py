@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from parity.align import Routing
 from parity.compare.labels import RowLabels
-from parity.floor import Bin, Floor, position_range
+from parity.floor import Bin, NoiseFloor, position_range
 from parity.records import Comparison, SliceResult, Verdict, site_name
 
 STAGE, LOGITS = "moe.topk_ids", "moe.router_logits"
 
 
 def margin_floor(
-    floor: Floor, *, mode: str, layer: int | None, phase: NDArray[np.str_], position: NDArray[np.integer]
+    floor: NoiseFloor, *, mode: str, layer: int | None, phase: NDArray[np.str_], position: NDArray[np.integer]
 ) -> NDArray[np.float64]:
     """[T], the largest margin that noise in the router's logits explains; NaN where the floor does not say.
 
@@ -43,7 +43,7 @@ def judge_routes(
     labels: RowLabels,
     *,
     layer: int | None,
-    floor: Floor | None,
+    floor: NoiseFloor | None,
     mode: str,
 ) -> Comparison:
     """The comparison of the ids of one phase. labels: [T], one a token.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from parity.align import Aligned, Routing, align, pair_requests, pair_rows, route
 from parity.compare.labels import RowLabels, label_rows
 from parity.compare.routes import LOGITS, STAGE, excused, margin_floor
-from parity.floor import Floor
+from parity.floor import NoiseFloor
 from parity.records import Comparison, Verdict, site_name
 from parity.stages import Family, family
 from parity.trace import Trace
@@ -48,7 +48,7 @@ class TracePair:
 
     oracle: Trace
     sut: Trace
-    floor: Floor | None
+    floor: NoiseFloor | None
     mode: str
     same_model_because: str | None = None
     requests: list[tuple[int, int]] = field(init=False)

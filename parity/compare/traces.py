@@ -13,7 +13,7 @@ from parity.compare.pair import check_pair
 from parity.compare.routes import judge_routes
 from parity.compare.sites import SitePair, TracePair
 from parity.errors import TraceError, UsageError
-from parity.floor import Floor, FloorSample
+from parity.floor import Floor, FloorSample, NoiseFloor
 from parity.records import Comparison, Summary, Verdict, site_name
 from parity.stages import matches, term
 from parity.trace import Trace
@@ -23,7 +23,7 @@ def compare_traces(
     *,
     oracle: Trace,
     sut: Trace,
-    floor: Floor | None = None,
+    floor: NoiseFloor | None = None,
     mode: str = "chained",
     layers: Sequence[int] = (),
     stages: Sequence[str] = (),
@@ -42,7 +42,7 @@ def compare_traces(
     Returns a Summary with one comparison for every (site, phase).
     Raises UsageError for a floor of another recipe or lineage than the SUT's.
     """
-    if floor is not None:
+    if isinstance(floor, Floor):
         _check_floor(floor, sut)
     pair = TracePair(oracle, sut, floor, mode, same_model_because)
     comparisons: list[Comparison] = []
@@ -81,12 +81,16 @@ def sample_traces(*, oracle: Trace, clean: Trace, run: str, into: FloorSample | 
 
 
 def measure_site(
-    *, oracle: Trace, sut: Trace, layer: int | None, stage: str, floor: Floor | None = None, mode: str = "chained"
+    *, oracle: Trace, sut: Trace, layer: int | None, stage: str, floor: NoiseFloor | None = None, mode: str = "chained"
 ) -> list[Measured]:
     """The numbers of one site of two traces, phase by phase, for a closer look; empty when there is nothing to
     measure."""
     site = TracePair(oracle, sut, floor, mode).site(layer, stage)
-    return [] if isinstance(site, Comparison) else measure(site.parts, stage=stage, layer=layer, axes=site.axes)
+    return (
+        []
+        if isinstance(site, Comparison)
+        else measure(site.parts, stage=stage, layer=layer, axes=site.axes, floor=floor)
+    )
 
 
 def _selected(pair: TracePair, layers: Sequence[int], stages: Sequence[str]) -> list[tuple[int | None, str]]:
@@ -125,7 +129,7 @@ def _judged(pair: TracePair, site: SitePair, layer: int | None, stage: str) -> I
     if term(stage).values == "ids" and layer is not None:
         yield from _judged_ids(pair, layer)
         return
-    for measured in measure(site.parts, stage=stage, layer=layer, axes=site.axes):
+    for measured in measure(site.parts, stage=stage, layer=layer, axes=site.axes, floor=pair.floor):
         record = judge(measured, floor=pair.floor, mode=pair.mode)
         if site.unpaired and record.verdict.healthy:
             # What one side alone has captured may hold anything: the rest of it is no clean bill.

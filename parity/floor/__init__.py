@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from parity.floor.bins import FLIPPED, GATED, Bin, position_range, size_range
+from parity.floor.derived import DerivedFloor, derive_floor
 from parity.floor.floor import Floor, calibrate
 from parity.floor.purity import refuse_engine
 from parity.floor.sample import FloorSample
+
+NoiseFloor = Floor | DerivedFloor
+"""What a comparison is judged by: calibrated on clean runs, or derived from a dtype's arithmetic."""
 
 __all__ = [
     "FLIPPED",
     "GATED",
     "Bin",
+    "DerivedFloor",
     "Floor",
     "FloorSample",
+    "NoiseFloor",
     "calibrate",
+    "derive_floor",
     "position_range",
     "refuse_engine",
     "size_range",

@@ -15,15 +15,20 @@ from parity.metrics.formulas import (
     slope_error,
 )
 from parity.metrics.moments import READABLE, Moments, pair_moments
-from parity.metrics.slices import COLUMN_BLOCK, KINDS, Columns, SliceTable, column_edges, slice_tables
+from parity.metrics.rounding import FORMATS, RoundedMoments, RoundingModel, RowRepeats, rounded_moments
+from parity.metrics.slices import COLUMN_BLOCK, KINDS, Columns, SliceTable, column_edges, slice_metrics, slice_tables
 
 __all__ = [
     "COLUMN_BLOCK",
+    "FORMATS",
     "KINDS",
     "METRICS",
     "READABLE",
     "Columns",
     "Moments",
+    "RoundedMoments",
+    "RoundingModel",
+    "RowRepeats",
     "SliceTable",
     "all_metrics",
     "column_edges",
@@ -34,6 +39,8 @@ __all__ = [
     "norm_ratio_error",
     "pair_moments",
     "rel_l2",
+    "rounded_moments",
+    "slice_metrics",
     "slice_tables",
     "slope",
     "slope_error",

@@ -34,6 +34,9 @@ READABLE = (
 first."""
 
 _BLOCK_ELEMENTS = 1 << 17  # 1 MiB of fp64 a side: three such buffers stay in the second-level cache
+LARGEST = frozenset({"max_abs", "element"})
+"""Moments of which the largest is taken where others are added; `element` is of parity.metrics.rounding."""
+
 Fold = Callable[[NDArray[Any]], NDArray[Any]]
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -70,7 +73,7 @@ class Moments:
 
     def __getitem__(self, index: object) -> Moments:
         """The cells at a numpy index, as numpy understands it."""
-        return Moments(*(getattr(self, f.name)[index] for f in fields(self)))
+        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def total(self, axis: int) -> Moments:
         """Cells added along one axis; an empty axis gives the moments of nothing (zeros)."""
@@ -100,13 +103,14 @@ class Moments:
 
     def _fold(self, add: Fold, largest: Fold | None = None) -> Moments:
         """`add` applied to every sum, `largest` (where given) to the maximum."""
-        folds = [largest if f.name == "max_abs" and largest is not None else add for f in fields(self)]
-        return Moments(*(fold(getattr(self, f.name)) for fold, f in zip(folds, fields(self), strict=True)))
+        folds = [largest if f.name in LARGEST and largest is not None else add for f in fields(self)]
+        return type(self)(*(fold(getattr(self, f.name)) for fold, f in zip(folds, fields(self), strict=True)))
 
     @staticmethod
     def join(parts: Sequence[Moments]) -> Moments:
         """Several requests' moments as one, rows after rows."""
-        return Moments(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Moments)))
+        kind = type(parts[0])
+        return kind(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(kind)))
 
 
 def pair_moments(*, oracle: torch.Tensor, sut: torch.Tensor, edges: Sequence[int] | None = None) -> Moments:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from parity.metrics.formulas import all_metrics
 from parity.metrics.moments import Moments
+from parity.metrics.rounding import RoundedMoments
 
 COLUMN_BLOCK = 128
 """Columns of one weight-scale block of the block-FP8 format (and of DeepSeek-V3's)."""
@@ -86,3 +88,12 @@ def slice_tables(
     one = np.zeros(1, np.int64)
     tables.append(SliceTable("tensor", one, one + len(kept), whole[None]))
     return tables
+
+
+def slice_metrics(table: SliceTable, at: int) -> dict[str, float]:
+    """Every metric of one slice by name; `element` besides, where the moments have it."""
+    one = table.moments[at : at + 1]
+    metrics = {name: float(value[0]) for name, value in all_metrics(one).items()}
+    if isinstance(one, RoundedMoments):
+        metrics["element"] = float(one.element[0])
+    return metrics

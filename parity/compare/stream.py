@@ -1,0 +1,264 @@
+"""How far apart are two stored tensors, slice by slice, when neither fits into memory?
+
+Rows are measured in pieces and judged as they pass; of them only the worst is kept. Column blocks and the whole tensor
+add up over the pieces and are judged at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parity.compare.tensorfile import StoredTensor
+from parity.floor import DerivedFloor
+from parity.floor.derived import ASKED
+from parity.metrics import (
+    Columns,
+    Moments,
+    RowRepeats,
+    SliceTable,
+    all_metrics,
+    column_edges,
+    norm_ratio,
+    pair_moments,
+    slice_metrics,
+)
+from parity.records import SliceResult
+
+Array = NDArray[np.float64]
+
+ELEMENTS_AT_ONCE = 1 << 21
+CELLS_AT_ONCE = 1 << 15
+WIDEST = 1 << 20
+"""Elements of a row that are widened at once; a longer row is measured in stretches of that many."""
+
+
+@dataclass
+class Streamed:
+    """What is known of a pair of stored tensors after one pass. rows: N of the [N, W] that it was read as.
+
+    across: moments by column block. worst_row: the worst row, None where there is none. blind: row slices that could
+    not show a scale error of 1 %. by_side: NaN and infinite elements (how many, in how many rows, first row) by side.
+    """
+
+    shape: tuple[int, ...]
+    rows: int
+    columns: Columns
+    across: Moments | None = None
+    worst_row: SliceResult | None = None
+    blind: int = 0
+    by_side: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    ratios: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    _badness: tuple[float, float, float] = (-1.0, -1.0, -1.0)
+
+    @property
+    def total(self) -> Moments:
+        """Moments of the whole tensor, of shape []."""
+        assert self.across is not None
+        return self.across.total(axis=0)
+
+    def row_words(self, row: int) -> str:
+        """`row 5`, or `row [1, 2]` where several leading axes were flattened."""
+        lead = self.shape[:-1]
+        if len(lead) < 2:
+            return f"row {row}"
+        return f"row {[int(i) for i in np.unravel_index(row, lead)]}"
+
+    def tables(self) -> list[SliceTable]:
+        """The slices larger than a row: column blocks where there are several, and the whole tensor."""
+        assert self.across is not None
+        found = []
+        blocks, _, moments = self.across.groups(self.columns.block)
+        if len(blocks) > 1:
+            found.append(SliceTable("columns", blocks, np.full(len(blocks), self.rows, np.int64), moments))
+        one = np.zeros(1, np.int64)
+        return [*found, SliceTable("tensor", one, one + self.rows, self.total[None])]
+
+    def slices(self, floor: DerivedFloor | None) -> tuple[SliceResult, ...]:
+        """The worst slice of each kind, worst first."""
+        results = [] if self.worst_row is None else [self.worst_row]
+        for table in self.tables():
+            at, over, by = worst_of(table, floor, len(table))
+            words = "whole tensor"
+            if table.kind == "columns":
+                cells = np.flatnonzero(self.columns.block == table.index[at])
+                words = f"columns {self.columns.edges[cells[0]]}..{self.columns.edges[cells[-1] + 1]}"
+            results.append(SliceResult(table.kind, int(table.index[at]), words, slice_metrics(table, at), over, by))
+        return tuple(sorted(results, key=_badness, reverse=True))
+
+    def whole(self, floor: DerivedFloor | None) -> dict[str, float]:
+        """Metrics of all elements, the spread of the rows' norm ratios, and what the bound can see."""
+        table = self.tables()[-1]
+        metrics = slice_metrics(table, 0)
+        count, mean, squares = self.ratios
+        metrics["norm_ratio_mean"] = mean if count else float("nan")
+        metrics["norm_ratio_sd"] = math.sqrt(squares / count) if count else float("nan")
+        if floor is not None:
+            metrics["scale_seen"] = float(floor.scale_seen("tensor", table)[0])
+            metrics["rows_blind"] = float(self.blind)
+        return metrics
+
+
+def stream_pair(
+    a: StoredTensor, b: StoredTensor, floor: DerivedFloor | None, advance: Callable[[int], None] | None = None
+) -> Streamed:
+    """Measure two floating-point tensors of one shape that is not empty. advance: told bytes as they are read."""
+    rows, width = a.matrix
+    parts = 2 if a.known == torch.complex64 else 1  # real and imaginary, side by side
+    width *= parts
+    columns = column_edges(("D",), (width,))
+    result = Streamed(a.shape, rows, columns)
+    repeats = RowRepeats()
+    cells = len(columns.edges) - 1
+    step = max(1, min(ELEMENTS_AT_ONCE // width, CELLS_AT_ONCE // cells))
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        stretches = [
+            _measure(a, b, (first, last), (left, right), width, parts, floor, repeats, columns)
+            for left, right in _stretches(width)
+        ]
+        moments = stretches[0] if len(stretches) == 1 else _side_by_side(stretches)
+        _take(result, moments, first, floor)
+        if advance is not None:
+            advance((last - first) * width // parts * (_itemsize(a) + _itemsize(b)))
+    if result.worst_row is not None and width > parts:
+        column = _lone_column(a, b, result.worst_row, width, parts, floor)
+        if column is not None:
+            words = f"{result.worst_row.where}, column {column // parts}"
+            result.worst_row = replace(result.worst_row, where=words)
+    return result
+
+
+def worst_of(table: SliceTable, floor: DerivedFloor | None, slices: int) -> tuple[int, float | None, str | None]:
+    """(number, score, metric) of the worst slice: most nonfinite elements, then over the gate, then rel_l2."""
+    metrics = all_metrics(table.moments)
+    error = np.nan_to_num(metrics["rel_l2"], nan=-1.0, posinf=np.inf)
+    if floor is None:
+        return int(np.lexsort((error, metrics["nonfinite"]))[-1]), None, None
+    by_metric = floor.judge(kind=table.kind, table=table, slices=slices)
+    names, scores = list(by_metric), np.stack(list(by_metric.values()))
+    score = np.where(np.isnan(scores), -1.0, scores)
+    at = int(np.lexsort((error, score.max(0), metrics["nonfinite"]))[-1])
+    over = float(score[:, at].max())
+    return at, (None if over < 0 else over), names[int(score[:, at].argmax())]
+
+
+def _take(result: Streamed, moments: Moments, first: int, floor: DerivedFloor | None) -> None:
+    """Add the moments of rows `first`... to what is known."""
+    across = moments.total(axis=0)
+    result.across = across if result.across is None else _added(result.across, across)
+    by_row = moments.total(axis=1)
+    index = np.arange(first, first + len(by_row.count))
+    table = SliceTable("row", index, np.ones(len(index), np.int64), by_row)
+    at, over, by = worst_of(table, floor, result.rows)
+    row = int(index[at])
+    found = SliceResult("row", row, result.row_words(row), slice_metrics(table, at), over, by)
+    if _badness(found) > result._badness:
+        result.worst_row, result._badness = found, _badness(found)
+    if floor is not None:
+        seen = floor.scale_seen("row", table, result.rows)
+        result.blind += int(((by_row.yy > 0) & (seen > ASKED)).sum())
+    for side in ("oracle", "sut"):
+        bad = getattr(by_row, f"nonfinite_{side}")
+        if bad.any():
+            count, rows, start = result.by_side.get(side, (0, 0, int(index[bad > 0][0])))
+            result.by_side[side] = (count + int(bad.sum()), rows + int((bad > 0).sum()), start)
+    ratios = norm_ratio(by_row)
+    _spread(result.ratios, ratios[np.isfinite(ratios)])
+
+
+def _spread(known: list[float], values: Array) -> None:
+    """Take values into (count, mean, sum of squared deviations); Chan, Golub & LeVeque 1979."""
+    if not len(values):
+        return
+    count, mean, squares = known
+    total = count + len(values)
+    delta = float(values.mean()) - mean
+    known[:] = [
+        total,
+        mean + delta * len(values) / total,
+        squares + float(((values - values.mean()) ** 2).sum()) + delta**2 * count * len(values) / total,
+    ]
+
+
+def _added(a: Moments, b: Moments) -> Moments:
+    stacked = type(a)(*(np.stack([getattr(a, f.name), getattr(b, f.name)]) for f in fields(a)))
+    return stacked.total(axis=0)
+
+
+def _side_by_side(parts: list[Moments]) -> Moments:
+    return type(parts[0])(*(np.concatenate([getattr(p, f.name) for p in parts], axis=1) for f in fields(parts[0])))
+
+
+def _stretches(width: int) -> Iterator[tuple[int, int]]:
+    """WIDEST is a multiple of the column block, so no cell is divided."""
+    for left in range(0, width, WIDEST):
+        yield left, min(left + WIDEST, width)
+
+
+def _measure(
+    a: StoredTensor,
+    b: StoredTensor,
+    rows: tuple[int, int],
+    stretch: tuple[int, int],
+    width: int,
+    parts: int,
+    floor: DerivedFloor | None,
+    repeats: RowRepeats,
+    columns: Columns,
+) -> Moments:
+    left, right = stretch
+    edges = [e - left for e in columns.edges if left <= e <= right]
+    y, x = (_rows_of(t, rows, stretch, width, parts) for t in (a, b))
+    if floor is None:
+        return pair_moments(oracle=y, sut=x, edges=edges)
+    return floor.moments(oracle=y, sut=x, edges=edges, repeats=repeats)
+
+
+def _rows_of(
+    tensor: StoredTensor, rows: tuple[int, int], stretch: tuple[int, int], width: int, parts: int
+) -> torch.Tensor:
+    """[n, right - left] of the tensor read as [N, W]; one row when the stretch is not the whole width."""
+    (first, last), (left, right) = rows, stretch
+    start, end = (first * width + left) // parts, ((last - 1) * width + right) // parts
+    piece = tensor.piece(start, end)
+    if parts == 2:
+        piece = torch.view_as_real(piece)
+    return piece.reshape(last - first, right - left)
+
+
+def _lone_column(
+    a: StoredTensor, b: StoredTensor, worst: SliceResult, width: int, parts: int, floor: DerivedFloor | None
+) -> int | None:
+    """The one element that makes a row the worst: it has most of the squared error, or is furthest over its own bound.
+
+    None where no element stands out.
+    """
+    highest, at, squares = 0.0, 0, 0.0
+    by_element = worst.by == "element"
+    for left, right in _stretches(width):
+        y, x = (_rows_of(t, (worst.index, worst.index + 1), (left, right), width, parts) for t in (a, b))
+        if by_element and floor is not None:
+            score = floor.moments(oracle=y, sut=x, edges=range(right - left + 1)).element[0]
+        else:
+            difference = (x.to(torch.float64) - y.to(torch.float64))[0]
+            score = torch.nan_to_num(difference * difference, nan=float("inf")).numpy()
+            squares += float(score.sum())
+        if score.max() > highest:
+            highest, at = float(score.max()), left + int(score.argmax())
+    return at if by_element or highest > 0.5 * squares else None
+
+
+def _itemsize(tensor: StoredTensor) -> int:
+    return 1 if tensor.known is None else tensor.known.itemsize
+
+
+def _badness(result: SliceResult) -> tuple[float, float, float]:
+    error = result.metrics["rel_l2"]
+    over = -1.0 if result.over_floor is None else result.over_floor
+    return result.metrics["nonfinite"], over, -1.0 if math.isnan(error) else error
