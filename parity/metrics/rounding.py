@@ -34,12 +34,15 @@ FORMATS: dict[str, tuple[int, int]] = {
 """Significant bits p (the hidden one included) and exponent of the smallest subnormal. Not from torch.finfo, whose
 eps of float8_e5m2fnuz is half of what the format has (torch 2.13)."""
 
-DRIFT_UNITS = 2.0**11
+DRIFT_UNITS = 2.0**12
 """Accumulation error allowed, in unit roundoffs of the accumulator: root mean square over a slice, relative to that of
 its rows."""
 
-FEW_VALUES = 32.0
-"""How much more may drift where one value decides: its natural size may be 32 times what it happens to be."""
+FEW_VALUES = 16.0
+"""How much more may drift where one value decides: its natural size may be 16 times what it happens to be."""
+
+LEAST_VALUES = 16
+"""Values that tell the size of what was added up; rows of fewer are taken together with their neighbours."""
 
 ELEMENT_SPREADS = 8.0
 """Spreads of accumulation error that one element may show: a normal deviate passes 8 once in 8e14."""
@@ -168,9 +171,10 @@ def rounded_moments(
     cuts = (0, oracle.shape[1]) if edges is None else tuple(edges)
     more = {name: np.zeros((rows, cells)) for name in ("fourth", "element")}
     dependence = np.ones(rows)
+    bits = FORMATS[str(oracle.dtype).removeprefix("torch.")][0]
     count = base.finite.sum(1)
     squares = base.yy.sum(1)
-    size = squares / np.maximum(count, 1)
+    size = _row_size(squares, count, oracle.shape[1])
     step = max(1, _BLOCK_ELEMENTS // max(oracle.shape[1], 1))
     for first in range(0, rows if cells else 0, step):
         here = slice(first, first + step)
@@ -185,10 +189,13 @@ def rounded_moments(
         fourth = more["fourth"][here].sum(1)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             terms = np.where(fourth > 0, squares[here] ** 2 / fourth, 1.0)
-            dependence[here] = 1 + (terms - 1) * _shared_share(y, model)
-            drift = model.drift(terms / dependence[here]) * np.sqrt(size[here])
+            dependence[here] = 1 + (terms - 1) * _shared_share(y, bits)
+            few = model.drift(terms / dependence[here])
+        many = model.drift(np.full(len(y), np.inf))
+        # What few values are allowed in excess goes with the element's own size: beside one giant, others stay small.
         bound = (y.abs() + x.abs()).mul_(model.roundings * model.unit)
-        bound += torch.from_numpy(ELEMENT_SPREADS * drift + model.absolute)[:, None]
+        bound += y.abs().mul_(torch.from_numpy(ELEMENT_SPREADS * (few - many))[:, None])
+        bound += torch.from_numpy(ELEMENT_SPREADS * many * np.sqrt(size[here]) + model.absolute)[:, None]
         # 0/0 is equality (NaN to 0); the factor leaves the bound's own rounding out of it.
         ratio = (x - y).abs_().div_(bound.mul_(1 + 1e-12)).nan_to_num_(nan=0.0, posinf=float("inf"))
         for cell, (left, right) in enumerate(pairwise(cuts)):
@@ -207,11 +214,27 @@ def rounded_moments(
     )
 
 
-def _shared_share(y: torch.Tensor, model: RoundingModel) -> Array:
+def _row_size(squares: Array, count: NDArray[np.int64], width: int) -> Array:
+    """[n], mean square of each row; of narrow rows, the larger of their own and that of LEAST_VALUES values around.
+
+    A row of one value says nothing of the size of what was added up to give it: near zero it is small by chance.
+    """
+    own = squares / np.maximum(count, 1)
+    together = -(-LEAST_VALUES // max(width, 1))
+    if together == 1 or len(own) < 2:
+        return own
+    starts = np.arange(0, max(len(own) - together + 1, 1), together)  # what is left over joins the last group
+    sizes = np.diff([*starts, len(own)])
+    around = np.add.reduceat(squares, starts) / np.maximum(np.add.reduceat(count, starts), 1)
+    return np.maximum(own, np.repeat(around, sizes))
+
+
+def _shared_share(y: torch.Tensor, bits: int) -> Array:
     """[n], the share of a row's pairs of elements that hold one value, weighted by y^2; what chance makes is left out.
 
     Elements of one value are rounded alike, so that their errors are one. Independent values meet by chance in a format
-    of few bits: within a binade there are 2^(p-1), and a smooth distribution covers about one and a half.
+    of few bits: 2^(p-1) to a binade, and normal values, weighted by their squares, cover about one and a half of them.
+    bits: p of the oracle's dtype. Fewer than 2^(p-1) / 1.5 different values in a row are taken for dependence.
     """
     width = y.shape[1]
     if width < 2:
@@ -225,5 +248,5 @@ def _shared_share(y: torch.Tensor, model: RoundingModel) -> Array:
     alike = (both * (values[:, :, None] == values[:, None, :])).sum((1, 2))
     alone = (weight * weight).sum(1).to(torch.float32)
     share = ((alike - alone) / (both.sum((1, 2)) - alone).clamp_min(1e-12)).clamp(0, 1)
-    chance = 4.0 * 2.0 ** -(FORMATS[model.dtype][0] - 1)
+    chance = 1.5 * 2.0 ** -(bits - 1)
     return (share - chance).clamp_min(0).numpy().astype(np.float64)
