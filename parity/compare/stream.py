@@ -28,6 +28,7 @@ from parity.metrics import (
     pair_moments,
     slice_metrics,
 )
+from parity.metrics.rounding import ELEMENT_SPREADS
 from parity.records import SliceResult
 
 Array = NDArray[np.float64]
@@ -243,12 +244,14 @@ def _lone_column(
     by_element = worst.by == "element"
     for left, right in _stretches(width):
         y, x = (_rows_of(t, (worst.index, worst.index + 1), (left, right), width, parts) for t in (a, b))
+        y, x = y[0].to(torch.float64), x[0].to(torch.float64)
+        score = torch.nan_to_num((x - y) ** 2, nan=float("inf"))
+        squares += float(score.sum())
         if by_element and floor is not None:
-            score = floor.moments(oracle=y, sut=x, edges=range(right - left + 1)).element[0]
-        else:
-            difference = (x.to(torch.float64) - y.to(torch.float64))[0]
-            score = torch.nan_to_num(difference * difference, nan=float("inf")).numpy()
-            squares += float(score.sum())
+            # The element's own bound, but for what few values are allowed in excess.
+            size = float((y * y).mean().sqrt())
+            allowed = ELEMENT_SPREADS * float(floor.model.drift(np.array(np.inf))) * size + floor.model.absolute
+            score /= ((x.abs() + y.abs()) * floor.model.roundings * floor.model.unit + allowed) ** 2
         if score.max() > highest:
             highest, at = float(score.max()), left + int(score.argmax())
     return at if by_element or highest > 0.5 * squares else None
