@@ -224,7 +224,7 @@ def _row_size(squares: Array, count: NDArray[np.int64], width: int) -> Array:
     if together == 1 or len(own) < 2:
         return own
     starts = np.arange(0, max(len(own) - together + 1, 1), together)  # what is left over joins the last group
-    sizes = np.diff([*starts, len(own)])
+    sizes = np.diff(np.append(starts, len(own)))
     around = np.add.reduceat(squares, starts) / np.maximum(np.add.reduceat(count, starts), 1)
     return np.maximum(own, np.repeat(around, sizes))
 
