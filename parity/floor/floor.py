@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity.errors import UsageError
-from parity.floor.bins import Bin, as_bin, bin_layer, bin_ranges, deviations
+from parity.floor.bins import Bin, bin_layer, bin_ranges, deviations
 from parity.floor.gate import LEAST_RUNS, Gate, Scale, set_gate, substitute_sizes
 from parity.floor.sample import FloorSample
+from parity.floor.stored import parse_gates, parse_lineage, parse_recipe, parse_runs, parse_scales
 from parity.metrics import SliceTable
 from parity.records import Lineage, Recipe
 
@@ -111,24 +112,24 @@ class Floor:
 
     @staticmethod
     def load(path: Path) -> Floor:
-        """Read what `save` wrote. Raises UsageError for another format or version."""
+        """Read what `save` wrote. Raises UsageError for another format or version, or a field of another kind."""
         try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise _unreadable(path, str(error)) from error
         if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
             found = {k: content.get(k) for k in ("format", "version")} if isinstance(content, dict) else type(content)
             raise _unreadable(path, str(found))
-        lineage = content["lineage"]
-        return Floor(
-            recipe=Recipe(**content["recipe"]),
-            lineage=Lineage(lineage["root"], tuple(lineage["conversions"])),
-            runs=tuple(content["runs"]),
-            scales={as_bin(entry[:-4]): Scale(*entry[-4:]) for entry in content["bins"]},
-            gates={
-                mode: Gate(gate["z"], tuple(gate["run_z"]), gate["level"]) for mode, gate in content["gates"].items()
-            },
-        )
+        try:
+            return Floor(
+                recipe=parse_recipe(content.get("recipe")),
+                lineage=parse_lineage(content.get("lineage")),
+                runs=parse_runs(content.get("runs")),
+                scales=parse_scales(content.get("bins")),
+                gates=parse_gates(content.get("gates")),
+            )
+        except ValueError as error:
+            raise _unreadable(path, str(error)) from error
 
 
 def calibrate(samples: Sequence[FloorSample], *, recipe: Recipe, lineage: Lineage, level: float = 1e-3) -> Floor:

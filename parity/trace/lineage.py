@@ -9,6 +9,7 @@ from pathlib import Path
 
 from parity.errors import CheckpointError
 from parity.records import Lineage, as_json
+from parity.trace.jsontext import parse_json
 
 LINEAGE = "lineage.json"
 _PATTERNS = ("*.safetensors", "*.gguf", "*.bin")
@@ -25,7 +26,7 @@ def lineage_of(folder: str | Path) -> Lineage:
     if not path.is_file():
         return Lineage(root=hash_weights(folder))
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
     except ValueError as error:
         value = str(error)
     conversions = value.get("conversions", []) if isinstance(value, dict) else None

@@ -38,7 +38,17 @@ def test_hash_sees_one_bit_and_the_name_but_not_other_files(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"root": 3}', '{"root": "x", "conversions": "fp8"}', '{"root":"x","conversions":[1]}']
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"root": "\\ud800"}',
+        '{"root": "a", "root": "b"}',
+        '{"root": 3}',
+        '{"root": "x", "conversions": "fp8"}',
+        '{"root":"x","conversions":[1]}',
+    ],
 )
 def test_lineage_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "lineage.json").write_text(text)
