@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.cli import compare, demo, doctor, graft, ledger, text
+from parity.cli import compare, demo, doctor, fingerprint, graft, ledger, text
 from parity.cli.app import app, main
 
-__all__ = ["app", "compare", "demo", "doctor", "graft", "ledger", "main", "text"]
+__all__ = ["app", "compare", "demo", "doctor", "fingerprint", "graft", "ledger", "main", "text"]

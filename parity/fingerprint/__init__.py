@@ -7,6 +7,7 @@ from parity.fingerprint.causes import CAUSES, NEVER_WRITTEN, STALE
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.read import DETECTORS, Detector, read_fingerprints
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.sources import field_of_tensors, field_of_traces, shared_sites
 from parity.fingerprint.tile_edge import detect_tile_edge
 
 __all__ = [
@@ -19,5 +20,8 @@ __all__ = [
     "Fingerprint",
     "causes",
     "detect_tile_edge",
+    "field_of_tensors",
+    "field_of_traces",
     "read_fingerprints",
+    "shared_sites",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from parity.fingerprint.causes import CHANNEL_RATIO
-from parity.fingerprint.evidence import FITTED, LEAST_SHARE, factor, factor_gain, percent, reads_values
+from parity.fingerprint.evidence import FITTED, LEAST_SHARE, collinear, factor, factor_gain, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
@@ -25,6 +25,7 @@ def detect_channel_factor(field: ErrorField) -> Fingerprint | None:
     dd = field.d.square().sum(0).double().numpy()
     gain = factor_gain(dy, yy)
     hit = (dd > 0) & ((dd - gain) * field.rows / (field.rows - 1) < (1 - LEAST_SHARE) * dd)
+    hit &= collinear(yy, dy, dd)
     energy = dd.sum()
     score = float(gain[hit].sum() / energy) if energy > 0 else 0.0
     cells = field.sums.by(None, np.arange(len(field.sums.block)))

@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity.fingerprint.causes import CONSTANT_RATIO
-from parity.fingerprint.evidence import FITTED, LEAST_SHARE, Array, factor_gain, listed, percent, reads_values
+from parity.fingerprint.evidence import (
+    FITTED,
+    LEAST_SHARE,
+    Array,
+    collinear,
+    factor_gain,
+    listed,
+    percent,
+    reads_values,
+)
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
@@ -95,7 +104,7 @@ def scaled_slices(field: ErrorField, kind: str) -> Scaled | None:
     gain = factor_gain(dy, yy)
     # One number fitted to n elements explains 1/n of pure noise: adjusted as in a regression's R^2.
     rest = np.divide(dd - gain, np.maximum(elements - 1, 1)) * elements
-    hit = (elements >= FITTED) & (dd > 0) & (rest < (1 - LEAST_SHARE) * dd)
+    hit = (elements >= FITTED) & (dd > 0) & (rest < (1 - LEAST_SHARE) * dd) & collinear(yy, dy, dd)
     if not hit.any():
         return None
     energy = field.energy

@@ -42,9 +42,15 @@ def reads_values(detect: Detector) -> Detector:
 
 
 def share_explained(field: ErrorField, residual: float) -> float:
-    """1 - |residual after the pattern|^2 / |error|^2; at most 1, 0 for a field without a finite error."""
+    """1 - |residual after the pattern|^2 / |error|^2; at most 1, 0 for a field without a finite error.
+
+    0 as well for a pattern that does not explain most of the SUT itself: where the SUT is much smaller than the oracle
+    the error is nearly -y, and anything small would "explain" it.
+    """
     energy = field.energy
-    return 1.0 - residual / energy if energy > 0 else 0.0
+    if not energy > 0 or not residual <= (1 - LEAST_SHARE) * field.size:
+        return 0.0
+    return 1.0 - residual / energy
 
 
 def share_after(field: ErrorField, predicted: torch.Tensor) -> float:
@@ -61,6 +67,12 @@ def factor_gain(dy: Array, yy: Array) -> Array:
 def factor(dy: Array, yy: Array) -> Array:
     """Least-squares factor of the SUT on the oracle in each group; 1 where y is 0."""
     return 1.0 + np.divide(dy, yy, out=np.zeros_like(dy), where=yy > 0)
+
+
+def collinear(yy: Array, dy: Array, dd: Array) -> NDArray[np.bool_]:
+    """Where a multiple of y is most of the SUT's own energy too (LEAST_SHARE), or the SUT is 0 to fp32."""
+    xx = np.maximum(yy + 2 * dy + dd, 0.0)
+    return ((yy + dy) ** 2 >= LEAST_SHARE * xx * yy) | (xx <= 1e-12 * yy)
 
 
 def cosines(yy: Array, dy: Array, dd: Array) -> Array:

@@ -177,6 +177,11 @@ class ErrorField:
         return float(self.sums.dd.sum())
 
     @cached_property
+    def size(self) -> float:
+        """Squared norm of the SUT."""
+        return float(self.x.square().sum(1).double().sum())
+
+    @cached_property
     def silent(self) -> bool:
         """Nothing to read: no element, or no error."""
         return self.rows * self.width == 0 or (self.energy == 0 and self.nonfinite is None)

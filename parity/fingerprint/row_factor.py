@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from parity.fingerprint.causes import ROW_RATIO
-from parity.fingerprint.evidence import FITTED, LEAST_SHARE, factor, factor_gain, percent, reads_values
+from parity.fingerprint.evidence import FITTED, LEAST_SHARE, collinear, factor, factor_gain, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
@@ -23,6 +23,7 @@ def detect_row_factor(field: ErrorField) -> Fingerprint | None:
         return None
     gain = factor_gain(dy, yy)
     hit = (dd > 0) & ((dd - gain) * field.width / (field.width - 1) < (1 - LEAST_SHARE) * dd)
+    hit &= collinear(yy, dy, dd)
     if 2 * hit.sum() < max((yy > 0).sum(), 2):
         return None
     score = float(gain[hit].sum() / dd.sum())

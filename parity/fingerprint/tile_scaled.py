@@ -19,6 +19,9 @@ FAR = 9.0
 """Error energy of a cell over the median cell's. Of 8 normal errors (chi-square, 8 degrees) 9 medians, 66 variances,
 come by chance in fewer than one of 10^10 cells; a factor shows beyond three times the noise."""
 
+ONE_TILE = 64
+"""Rows of the tile of a grouped GEMM where the kernel does not tell."""
+
 INSIDE = 0.9
 """Share of the rectangle's rows, and of its strips, that must carry the factor."""
 
@@ -27,7 +30,8 @@ INSIDE = 0.9
 def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
     """Find a rectangle, rows of one expert or consecutive tokens by consecutive columns, multiplied by one factor.
 
-    Silent when the rectangle holds all rows of the tensor or of its expert: that is a constant ratio. score: the share
+    Silent when the rectangle holds all rows of the tensor, or of an expert of more than one tile: that is a constant
+    ratio. score: the share
     of the error that the factor explains inside the rectangle.
     """
     rows, width = field.rows, field.width
@@ -56,7 +60,9 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
     else:
         main, inside = -1, np.ones(rows, bool)
     tile = _span(whole & inside, order, inside)
-    if tile is None or tile.sum() >= INSIDE * inside.sum():
+    # An expert that fits into one tile can be either: the constant ratio then stands first, this beside it.
+    fits = experts is not None and inside.sum() <= (field.tile_m or ONE_TILE)
+    if tile is None or (tile.sum() >= INSIDE * inside.sum() and not fits):
         return None
     box_yy, box_dy = yy[tile][:, left:right].sum(), dy[tile][:, left:right].sum()
     ratio, score = float(1 + box_dy / box_yy), float(box_dy**2 / box_yy / per_row.sum())

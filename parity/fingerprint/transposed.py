@@ -17,8 +17,9 @@ UNCORRELATED = 0.2
 """Cosine below which two tensors count as unrelated: of n independent values it is 1/sqrt(n), 0.1 at a hundred, and
 the shares of common structure (a mean, massive channels) stay to be allowed for."""
 
-SAME_SIZE = 2.0
-"""Norm ratio, either way, that counts as the same magnitude: a permuted weight keeps its entries, hence its norm."""
+SAME_SIZE = 4.0
+"""Norm ratio, either way, that counts as the same magnitude. A permuted weight keeps its entries, hence its norm; how
+much of it the input meets depends on the input's own directions, so a factor of 2 on a side's rms is allowed twice."""
 
 
 @reads_values
