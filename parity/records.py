@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from enum import Enum, StrEnum
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -322,7 +323,7 @@ class Finding:
 
 
 def as_json(record: Any) -> Any:
-    """A record as plain JSON values: enums to their value, tuples and arrays to lists, NaN and inf to text."""
+    """A record as plain JSON values: enums to their value, tuples and arrays to lists, paths, NaN and inf to text."""
     if is_dataclass(record) and not isinstance(record, type):
         return {key: as_json(getattr(record, key)) for key in record.__dataclass_fields__}
     if isinstance(record, Enum):
@@ -331,6 +332,8 @@ def as_json(record: Any) -> Any:
         return {str(key): as_json(value) for key, value in record.items()}
     if isinstance(record, (list, tuple, set, frozenset)):
         return [as_json(value) for value in record]
+    if isinstance(record, PurePath):
+        return str(record)
     if isinstance(record, np.ndarray):
         return as_json(record.tolist())
     if isinstance(record, np.generic):

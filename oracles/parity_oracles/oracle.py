@@ -128,6 +128,8 @@ class Oracle(ABC):
         recorder = Recorder(capture or CapturePlan(stages=("logits",)), run, graft)
         with self.tapped(), recorder:
             self._feed_all(requests, schedule, recorder)
+        if capture is not None and capture.mode == "stats":
+            return MemoryTrace(run, (), {})
         return recorder.trace()
 
     def logits(self, requests: Sequence[Request], *, schedule: Schedule = Schedule()) -> torch.Tensor:

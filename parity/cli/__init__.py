@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from parity.cli import compare, demo, doctor, fingerprint, graft, ledger, text
+from parity.cli import capture, compare, demo, doctor, fingerprint, graft, ledger, stages, text, trace
 from parity.cli.app import app, main
 
-__all__ = ["app", "compare", "demo", "doctor", "fingerprint", "graft", "ledger", "main", "text"]
+__all__ = [
+    "app",
+    "capture",
+    "compare",
+    "demo",
+    "doctor",
+    "fingerprint",
+    "graft",
+    "ledger",
+    "main",
+    "stages",
+    "text",
+    "trace",
+]

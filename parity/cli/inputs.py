@@ -9,15 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
-from parity.errors import UsageError
+from parity.errors import RunnerError, UsageError
 from parity.runner import Request
 
+Options = Annotated[
+    list[str] | None, typer.Option("--option", "-o", help="An option of the runner, KEY=VALUE; repeat for more.")
+]
+MOST = 1_000_000
+"""Longest range of numbers; a slip of the finger must not fill the memory."""
 PromptFile = Annotated[Path | None, typer.Option("--prompt", help="JSON file with `ids` and, if you like, `name`.")]
 Ids = Annotated[str | None, typer.Option("--ids", help="Token ids, separated by commas.")]
 
 
-def read_request(prompt: Path | None, ids: str | None) -> Request:
-    """The request that `--prompt FILE` or `--ids 1,2,3` names; UsageError unless exactly one is given and readable."""
+def read_request(prompt: Path | None, ids: str | None, *, model: str | None = None) -> Request:
+    """The request that `--prompt FILE` or `--ids 1,2,3` names; UsageError unless exactly one is given and readable.
+
+    FILE is JSON when it ends in .json, else text for the tokenizer of the folder `model`, where there is one.
+    """
     if (prompt is None) == (ids is None):
         raise UsageError(
             place="prompt",
@@ -28,9 +36,13 @@ def read_request(prompt: Path | None, ids: str | None) -> Request:
     if ids is not None:
         return Request("ids", parse_numbers(ids, place="--ids"))
     assert prompt is not None
+    if prompt.suffix != ".json" and model is not None:
+        return tokenize_file(prompt, Path(model))
     try:
         content = json.loads(prompt.read_text())
-        return Request(str(content.get("name", prompt.stem)), tuple(content["ids"]))
+        name, numbers = str(content.get("name", prompt.stem)), content["ids"]
+        if not isinstance(numbers, list):
+            raise TypeError(f"ids are a {type(numbers).__name__}, not a list")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             place=f"prompt file {prompt}",
@@ -38,6 +50,48 @@ def read_request(prompt: Path | None, ids: str | None) -> Request:
             found=f"{type(error).__name__}: {error}",
             next_step="Tokenize the text with the model's own tokenizer, and keep the ids.",
         ) from error
+    return Request(name, tuple(numbers))
+
+
+def tokenize_file(prompt: Path, model: Path) -> Request:
+    """The text in file `prompt` as ids of the tokenizer.json in folder `model`; no special token is added.
+
+    Raises UsageError for a file that is no text or is empty, and for a folder without a tokenizer, RunnerError without
+    the `tokenizers` library.
+    """
+    path = model / "tokenizer.json"
+    try:
+        text = prompt.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            place=f"prompt file {prompt}",
+            expected="readable UTF-8 text, or JSON with `ids` in a file called .json",
+            found=getattr(error, "strerror", None) or str(error),
+            next_step="Name another file, or give --ids.",
+        ) from error
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as error:
+        raise RunnerError(
+            place="library tokenizers",
+            expected="it to be installed, to make ids of a text",
+            found=str(error),
+            next_step="Install the extra `hf`, or give ids.",
+        ) from error
+    try:
+        found = Tokenizer.from_file(str(path)).encode(text, add_special_tokens=False).ids
+    except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
+        raise UsageError(
+            place=f"prompt file {prompt}",
+            expected=f"a tokenizer for its text in {path}",
+            found=str(error)[:200] if path.is_file() else "no such file",
+            next_step="Give a JSON file with `ids`, or --ids.",
+        ) from error
+    if not found:
+        raise UsageError(
+            place=f"prompt file {prompt}", expected="text", found="none", next_step="Name a file with a prompt in it."
+        )
+    return Request(prompt.stem, tuple(found))
 
 
 def parse_numbers(text: str, *, place: str) -> tuple[int, ...]:
@@ -49,7 +103,7 @@ def parse_numbers(text: str, *, place: str) -> tuple[int, ...]:
             low, high = int(first), int(last) if dash else int(first)
         except ValueError:
             low, high = 0, -1
-        if high < low:
+        if not 0 <= low <= high or high - low > MOST:
             raise UsageError(
                 place=place,
                 expected="whole numbers and ranges, separated by commas, such as 0,2-4",

@@ -67,8 +67,3 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["parity", "--debug", "demo"])
     with pytest.raises(UsageError):
         cli.main()
-
-
-def test_help_shows_an_example():
-    for command in ("demo", "doctor"):
-        assert f"Example: parity {command}" in CliRunner().invoke(cli.app, [command, "--help"]).stdout

@@ -12,6 +12,7 @@ import torch
 
 from parity.errors import RunnerError, UsageError
 from parity.faults import Fault, named_fault
+from parity.preview import RunnerPreview
 from parity.probes import OFF, Recorder, open_recorder
 from parity.records import Recipe, Run, as_json
 from parity.runner import (
@@ -35,7 +36,10 @@ from parity_kernels.forward.batch import Step, pack, plan_steps
 from parity_kernels.forward.cache import KVCache
 from parity_kernels.forward.chat import Chat
 from parity_kernels.forward.config import ModelConfig, read_config
+from parity_kernels.forward.files import Shards
+from parity_kernels.forward.inventory import check_inventory
 from parity_kernels.forward.plant import plant, require_fit
+from parity_kernels.forward.preview import preview
 from parity_kernels.forward.qwen3_moe import Qwen3Moe
 from parity_kernels.forward.relabel import relabel_weights
 from parity_kernels.forward.sampling import Sampling
@@ -145,7 +149,8 @@ class TritonRunner:
                 self._forced(requests, schedule, recorder)
         finally:
             self.engine.ops = own
-        trace = recorder.trace() if isinstance(recorder, Recorder) and capture else MemoryTrace(run, (), {})
+        kept = capture is not None and capture.mode != "stats"
+        trace = recorder.trace() if isinstance(recorder, Recorder) and kept else MemoryTrace(run, (), {})
         if isinstance(trace, MemoryTrace) and schedule.poison is not None:
             # What a trace claims of the run must be what happened: filled, not asked for.
             trace.run = replace(trace.run, flags={**trace.run.flags, "poisoned_bytes": self._poisoned})
@@ -327,3 +332,16 @@ def open_runner(model: str, *, recipe: str | None = None, fault: Fault | str | N
     planted = None if fault is None else named_fault(fault, hyper=read_config(Path(model)).hyper())
     runner = TritonRunner(Path(model), recipe=recipe, fault=planted)
     return runner if planted is None or planted.runner is None else planted.runner(runner)
+
+
+def preview_runner(model: str, *, recipe: str | None = None, fault: Fault | str | None = None) -> RunnerPreview:
+    """What `open_runner` would give, from config.json and the headers; the folder is checked as it is there."""
+    folder = Path(model)
+    config = read_config(folder)
+    name = _recipe_name(config, recipe)
+    planted = None if fault is None else named_fault(fault, hyper=config.hyper())
+    if planted is not None:
+        config = config.changed(planted.config or {})
+    shards = Shards(folder)
+    check_inventory(shards, config)
+    return preview(config, shards, recipe=name, device=str(default_device()), interpreted=interpreted())

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from parity.errors import UsageError
+from parity.preview import RunnerPreview
 from parity.records import Recipe, Rows
 from parity_oracles.checkpoint import Checkpoint, read_checkpoint
 from parity_oracles.hf import experts as _experts  # noqa: F401  (registers the tapped expert loop)
@@ -20,6 +21,7 @@ from parity_oracles.hf.attention import TappedCache
 from parity_oracles.hf.binding import build_model
 from parity_oracles.hf.taps import Taps
 from parity_oracles.oracle import Oracle
+from parity_oracles.preview import preview
 from parity_oracles.recipes.runner import RecipeRunner
 
 DTYPES = {"float32": (torch.float32, "fp32"), "bfloat16": (torch.bfloat16, "bf16")}
@@ -90,6 +92,11 @@ def open_runner(model: str, *, dtype: str = "float32", quantized: str = "dequant
     checkpoint is run here: its weights through our dequantizer, rounded once to `dtype`.
     Raises UsageError for other options, ConfigError and CheckpointError for the folder.
     """
+    _check_options(dtype, quantized)
+    return HfRunner(read_checkpoint(Path(model)), dtype=dtype)
+
+
+def _check_options(dtype: str, quantized: str) -> None:
     if dtype not in DTYPES or quantized != "dequantize":
         raise UsageError(
             place="HF runner",
@@ -97,4 +104,11 @@ def open_runner(model: str, *, dtype: str = "float32", quantized: str = "dequant
             found=f"dtype {dtype!r}, quantized {quantized!r}",
             next_step="For a precision recipe's own arithmetic use the runner `recipe`.",
         )
-    return HfRunner(read_checkpoint(Path(model)), dtype=dtype)
+
+
+def preview_runner(model: str, *, dtype: str = "float32", quantized: str = "dequantize") -> RunnerPreview:
+    """What `open_runner` would give, from config.json and the headers; the folder is checked as it is there."""
+    _check_options(dtype, quantized)
+    checkpoint = read_checkpoint(Path(model))
+    dtypes = {"": dtype, "moe.topk_ids": "int32"}
+    return preview(checkpoint, name="hf", recipe=DTYPES[dtype][1], dtypes=dtypes, held=dtype)

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from parity.errors import UsageError
+from parity.preview import RunnerPreview
 from parity.records import Rows
 from parity.stages import Stage
 from parity_oracles.checkpoint import Checkpoint, read_checkpoint
 from parity_oracles.oracle import Oracle
+from parity_oracles.preview import preview
 from parity_oracles.recipes.arithmetic import ORDERS, Arithmetic, Order, arithmetic
 from parity_oracles.recipes.qwen3_moe import STAGES, Call
 from parity_oracles.recipes.weights import Weights
@@ -166,3 +168,15 @@ def open_runner(model: str, *, recipe: str | None = None, order: int = 0) -> Rec
     recipe: `fp8_block`, `bf16`, `fp32` or `fp64`. order: see parity_oracles/recipes/arithmetic.py.
     """
     return RecipeRunner(read_checkpoint(Path(model)), recipe=recipe, order=order)
+
+
+def preview_runner(model: str, *, recipe: str | None = None, order: int = 0) -> RunnerPreview:
+    """What `open_runner` would give, from config.json and the headers; the folder is checked as it is there."""
+    order_number(order)
+    checkpoint = read_checkpoint(Path(model))
+    kind = arithmetic(recipe or checkpoint.hyper.quantization or "bf16")
+    wide = str(kind.wide).removeprefix("torch.")
+    dtypes = dict.fromkeys(("moe.router_logits", "moe.topk_weights", "logits"), wide)
+    dtypes |= {"": str(kind.boundary or kind.compute).removeprefix("torch."), "moe.topk_ids": "int32"}
+    # Its matrices are fp32 numbers of the recipe's precision.
+    return preview(checkpoint, name="recipe", recipe=kind.name, dtypes=dtypes, held=wide)
