@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from parity.metrics import native_state
+
 # Extra, the package that shows it is there, and what is lost without it.
 EXTRAS = (
     ("hf", "transformers", "no HF oracle: parity demo and every comparison with transformers will not run"),
@@ -43,6 +45,9 @@ def examine() -> tuple[Check, ...]:
             state = "skip" if extra in ("plots", "dev") else "bad"
             checks.append(Check(package, state, f"missing (extra `{extra}`)", consequence))
     checks.append(Check("processor", "ok", f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"))
+    comparator = native_state()
+    slow = "" if comparator.kernel else "comparisons are correct but several times slower: install a C compiler"
+    checks.append(Check("comparator", "ok" if comparator.kernel else "skip", comparator.state, slow))
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         found = f"{torch.cuda.get_device_name()}, sm_{major}{minor}"

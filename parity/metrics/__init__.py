@@ -14,9 +14,20 @@ from parity.metrics.formulas import (
     slope,
     slope_error,
 )
-from parity.metrics.moments import READABLE, Moments, pair_moments
+from parity.metrics.moments import Moments
+from parity.metrics.native import native_state
+from parity.metrics.pairs import READABLE, fold_moments, pair_moments
 from parity.metrics.rounding import FORMATS, RoundedMoments, RoundingModel, RowRepeats, rounded_moments
-from parity.metrics.slices import COLUMN_BLOCK, KINDS, Columns, SliceTable, column_edges, slice_metrics, slice_tables
+from parity.metrics.slices import (
+    COLUMN_BLOCK,
+    KINDS,
+    Columns,
+    SliceTable,
+    column_edges,
+    slice_metrics,
+    slice_tables,
+    tables_of,
+)
 
 __all__ = [
     "COLUMN_BLOCK",
@@ -33,7 +44,9 @@ __all__ = [
     "all_metrics",
     "column_edges",
     "cosine",
+    "fold_moments",
     "max_abs",
+    "native_state",
     "nonfinite",
     "norm_ratio",
     "norm_ratio_error",
@@ -44,4 +57,5 @@ __all__ = [
     "slice_tables",
     "slope",
     "slope_error",
+    "tables_of",
 ]

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from parity.errors import DtypeError, ValueRangeError
-from parity.metrics.moments import Moments, pair_moments
+from parity.metrics.moments import Moments
+from parity.metrics.pairs import pair_moments
 
 Array = NDArray[np.float64]
 

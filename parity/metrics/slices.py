@@ -75,18 +75,30 @@ def slice_tables(
     """
     kept = np.arange(cells.shape[0]) if keep is None else np.flatnonzero(keep)
     cells = cells if keep is None else cells[kept]
-    tables = [SliceTable("row", kept.astype(np.int64), np.ones(len(kept), np.int64), cells.total(axis=1))]
-    across = cells.total(axis=0)
+    return tables_of(
+        rows=cells.total(axis=1), across=cells.total(axis=0), columns=columns, index=kept, experts=experts
+    )  # fmt: skip
+
+
+def tables_of(
+    *, rows: Moments, across: Moments, columns: Columns, index: NDArray[np.integer], experts: NDArray[np.integer] | None
+) -> list[SliceTable]:
+    """`slice_tables` of moments that are added up already.
+
+    rows: [n], of each row kept; index: [n], their numbers. across: [C], of each cell of `columns` over those rows.
+    experts: [N], by number of row.
+    """
+    tables = [SliceTable("row", index.astype(np.int64), np.ones(len(index), np.int64), rows)]
     for kind, labels in (("head", columns.head), ("columns", columns.block)):
         if labels is not None and len(set(labels.tolist())) > 1:
             names, _, moments = across.groups(labels)
-            tables.append(SliceTable(kind, names, np.full(len(names), len(kept), np.int64), moments))
+            tables.append(SliceTable(kind, names, np.full(len(names), len(index), np.int64), moments))
     if experts is not None:
-        names, sizes, moments = tables[0].moments.groups(np.asarray(experts)[kept])
+        names, sizes, moments = rows.groups(np.asarray(experts)[index])
         tables.append(SliceTable("expert", names, sizes, moments))
     whole = across.total(axis=0)
     one = np.zeros(1, np.int64)
-    tables.append(SliceTable("tensor", one, one + len(kept), whole[None]))
+    tables.append(SliceTable("tensor", one, one + len(index), whole[None]))
     return tables
 
 

@@ -21,7 +21,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_doctor_speaks_of_what_matters():
     done = run("doctor", "--json")
     names = {check["name"] for check in json.loads(done.stdout)}
-    assert {"python", "torch", "triton", "transformers", "processor", "device", "kernels", "nvcc"} <= names
+    assert {
+        "python",
+        "torch",
+        "triton",
+        "transformers",
+        "processor",
+        "comparator",
+        "device",
+        "kernels",
+        "nvcc",
+    } <= names
     assert done.returncode == 0, "this machine runs the tests, so it can run the demo"
     assert "interpreter" in run("doctor").stdout or "compiled" in run("doctor").stdout
 

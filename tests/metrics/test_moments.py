@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from parity.errors import DtypeError, ShapeError
-from parity.metrics import READABLE, Moments, column_edges, pair_moments, slice_tables
-from parity.metrics import moments as moments_module
+from parity.metrics import READABLE, Moments, column_edges, pair_moments, pairs, slice_tables
 
 
 def noisy_pair(rows: int, width: int, dtype: torch.dtype = torch.float32, seed: int = 0):
@@ -42,11 +41,14 @@ def test_moments_equal_fp64_sums(dtype, rows, width):
         assert np.array_equal(got.count[:, block], np.full(rows, b - a))
 
 
-def test_blocking_changes_no_bit(monkeypatch):
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_blocking_changes_no_bit(monkeypatch, native):
+    monkeypatch.setenv("PARITY_NATIVE", native)
     oracle, sut = noisy_pair(50, 200, torch.bfloat16)
     sut[17, 3] = torch.nan
     whole = pair_moments(oracle=oracle, sut=sut, edges=(0, 128, 200))
-    monkeypatch.setattr(moments_module, "_BLOCK_ELEMENTS", 7 * 200)
+    monkeypatch.setattr(pairs, "_PLAIN_ELEMENTS", 7 * 200)
+    monkeypatch.setattr(pairs, "_RUN_ELEMENTS", 7 * 200)
     split = pair_moments(oracle=oracle, sut=sut, edges=(0, 128, 200))
     for name in Moments.__dataclass_fields__:
         assert np.array_equal(getattr(whole, name), getattr(split, name)), name

@@ -1,0 +1,229 @@
+"""How fast is the comparator against its peers and the memory, and how much memory does it take?
+
+    PYTHONPATH=. python benchmarks/comparator.py --out FILE [--mebibytes 256] [--peers PYTHON] [--big GIB]
+
+Everything is measured in one run on one BF16 pair, so only the ratios mean something. The ceiling is reading the same
+bytes on every core. msprobe (`mindstudio-probe`) and Polygraphy are measured where they can be imported (give a folder
+of packages by --peers FOLDER; never a dependency of this project); a missing one is a counted skip. SGLang's formula
+(calc_diff and relative errors of its dump comparator) is written down here.
+`--big 6` makes a pair of 6 GiB beside --out, compares it through memory maps and deletes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from parity.compare import compare_pair
+from parity.metrics import column_edges, fold_moments, native_state, pair_moments
+from parity.records import as_json
+from parity.trace import capture_environment
+
+WIDTH = 4096
+REPEATS = 3
+
+
+def make_pair(rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Oracle and SUT, [rows, 4096] bf16, 1 % apart."""
+    g = torch.Generator().manual_seed(seed)
+    oracle = torch.randn(rows, WIDTH, generator=g)
+    return oracle.bfloat16(), (oracle + 0.01 * torch.randn(rows, WIDTH, generator=g)).bfloat16()
+
+
+def gigabytes_per_second(what: Callable[[], Any], size: int, repeats: int = REPEATS) -> float:
+    """The best of some runs: a busy machine only ever makes one slower."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        what()
+        best = min(best, time.perf_counter() - start)
+    return size / best / 1e9
+
+
+def read_all(sides: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Sum every 8-byte word of both sides, one part a core: numpy's add.reduce is bound by memory."""
+    words = [t.view(-1).view(torch.int64).numpy() for t in sides]
+    parts = [part for w in words for part in np.array_split(w, 32)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(np.add.reduce, parts))
+
+
+def assert_close(y: torch.Tensor, x: torch.Tensor) -> None:
+    torch.testing.assert_close(x, y, rtol=1e9, atol=1e9)
+
+
+def naive_torch(y: torch.Tensor, x: torch.Tensor) -> None:
+    a, b = y.float(), x.float()
+    d = b - a
+    _ = d.norm(dim=1) / a.norm(dim=1), torch.cosine_similarity(a, b, dim=1), d.abs().amax(1)
+
+
+def naive_numpy(y: torch.Tensor, x: torch.Tensor) -> None:
+    a, b = y.float().numpy(), x.float().numpy()
+    d = b - a
+    _ = np.einsum("ij,ij->i", d, d), np.einsum("ij,ij->i", a, b), np.abs(d).max(1)
+
+
+def sglang_formula(y: torch.Tensor, x: torch.Tensor) -> None:
+    a, b = x.double(), y.double()
+    _ = 1 - 2 * (a * b).sum() / (a * a + b * b).sum()
+    d = (x.float() - y.float()).abs()
+    _ = d.max(), d.mean(), (d / (y.float().abs() + 1e-10)).max()
+
+
+def polygraphy(y: torch.Tensor, x: torch.Tensor) -> None:
+    from polygraphy.comparator import Comparator, CompareFunc, RunResults  # type: ignore[reportMissingImports]
+    from polygraphy.comparator.struct import IterationResult  # type: ignore[reportMissingImports]
+    from polygraphy.logger import G_LOGGER  # type: ignore[reportMissingImports]
+
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    runs = RunResults()
+    for name, side in (("sut", x), ("oracle", y)):
+        runs.append((name, [IterationResult({"t": side.float().numpy()})]))
+    Comparator.compare_accuracy(runs, compare_func=CompareFunc.simple(atol=1e9))
+
+
+def msprobe(y: torch.Tensor, x: torch.Tensor) -> None:
+    from msprobe.core.compare.npy_compare import compare_ops_apply  # type: ignore[reportMissingImports]
+
+    compare_ops_apply(y.float().numpy(), x.float().numpy(), False, "")
+
+
+PEERS = {
+    "torch.testing.assert_close": assert_close,
+    "naive torch, row metrics": naive_torch,
+    "naive numpy, row metrics": naive_numpy,
+    "SGLang's formula": sglang_formula,
+    "Polygraphy": polygraphy,
+    "msprobe": msprobe,
+}
+
+
+def measure(rows: int) -> dict[str, Any]:
+    """GB/s of both sides together, peers on a 16th of the rows; ratios to the ceiling and to each peer."""
+    y, x = make_pair(rows)
+    size = 2 * y.numel() * y.element_size()
+    edges = column_edges(("D",), (WIDTH,)).edges
+    speeds = {
+        "read (ceiling)": gigabytes_per_second(lambda: read_all((y, x)), size),
+        "fold_moments, 128-column cells": gigabytes_per_second(
+            lambda: fold_moments(oracle=y, sut=x, edges=edges), size
+        ),
+        "fold_moments, one cell a row": gigabytes_per_second(lambda: fold_moments(oracle=y, sut=x), size),
+        "pair_moments, 128-column cells": gigabytes_per_second(
+            lambda: pair_moments(oracle=y, sut=x, edges=edges), size
+        ),
+        "compare_pair": gigabytes_per_second(
+            lambda: compare_pair(oracle=y, sut=x, axes=("T", "D"), stage="resid.out", layer=0), size
+        ),
+        "one thread": gigabytes_per_second(lambda: fold_moments(oracle=y, sut=x, edges=edges, threads=1), size),
+    }
+    for dtype in (torch.float32, torch.float16, torch.float8_e4m3fn):
+        a, b = (t[: rows // 4].float().to(dtype) for t in (y, x))
+        bytes_of = 2 * a.numel() * a.element_size()
+        name = f"fold_moments, {str(dtype).removeprefix('torch.')}"
+        speeds[name] = gigabytes_per_second(lambda a=a, b=b: fold_moments(oracle=a, sut=b, edges=edges), bytes_of)
+    skipped = {}
+    few = max(rows // 16, 1)
+    for name, peer in PEERS.items():
+        try:
+            speeds[name] = gigabytes_per_second(lambda peer=peer: peer(y[:few], x[:few]), size * few // rows, 2)
+        except Exception as error:  # a peer's own failure is a skip that is shown, whatever it is
+            skipped[name] = f"{type(error).__name__}: {error}"
+    ours = speeds["fold_moments, 128-column cells"]
+    ratios = {name: round(ours / speeds[name], 2) for name in ("read (ceiling)", *PEERS) if name in speeds}
+    return {
+        "gigabytes_per_second": {k: round(v, 3) for k, v in speeds.items()},
+        "ours_over": ratios,
+        "skipped": skipped,
+    }
+
+
+def anonymous_mebibytes() -> float:
+    """Memory of this process that is no file's, now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+
+
+def measure_big(gibibytes: float, folder: Path) -> dict[str, float]:
+    """A mapped pair of this size, made on the fly: speed of compare_pair, and memory beyond the maps at its peak."""
+    import threading
+
+    rows = int(gibibytes * 2**30) // (4 * WIDTH)
+    block_y, block_x = make_pair(4096, seed=1)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, Progress() as bar:
+        task = bar.add_task("writing", total=rows)
+        with open(f"{scratch}/y", "wb") as file_y, open(f"{scratch}/x", "wb") as file_x:
+            for first in range(0, rows, 4096):
+                n = min(4096, rows - first)
+                for file, block in ((file_y, block_y), (file_x, block_x)):
+                    file.write(block[:n].view(torch.int16).numpy().data)
+                bar.update(task, advance=n)
+        y, x = (
+            torch.from_file(f"{scratch}/{side}", shared=False, size=rows * WIDTH, dtype=torch.bfloat16).view(
+                rows, WIDTH
+            )
+            for side in "yx"
+        )
+        before, peak, done = anonymous_mebibytes(), 0.0, threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(0.005):
+                peak = max(peak, anonymous_mebibytes())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        task = bar.add_task("moments", total=rows)
+        start = time.perf_counter()
+        edges = column_edges(("D",), (WIDTH,)).edges
+        fold_moments(oracle=y, sut=x, edges=edges, progress=lambda n: bar.update(task, advance=n))
+        moments = time.perf_counter() - start
+        start = time.perf_counter()
+        compare_pair(oracle=y, sut=x, axes=("T", "D"), stage="resid.out", layer=0)
+        compared = time.perf_counter() - start
+        done.set()
+        watcher.join()
+    size = 4 * rows * WIDTH / 1e9
+    return {
+        "gigabytes": round(size, 2),
+        "fold_moments_gigabytes_per_second": round(size / moments, 2),
+        "compare_pair_gigabytes_per_second": round(size / compared, 2),
+        "peak_mebibytes_beyond_the_maps": round(peak - before, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mebibytes", type=int, default=256, help="of both sides together")
+    parser.add_argument("--peers", type=Path, default=None, help="site-packages with msprobe and polygraphy")
+    parser.add_argument("--big", type=float, default=0.0, help="GiB of a mapped pair, both sides together")
+    asked = parser.parse_args()
+    if asked.peers is not None:
+        sys.path.append(str(asked.peers))
+    result = {
+        "environment": as_json(capture_environment()),
+        "threads": torch.get_num_threads(),
+        "comparator": native_state().state.split(",")[0],
+        **measure(asked.mebibytes * 2**20 // (4 * WIDTH)),
+    }
+    if asked.big:
+        result["mapped pair"] = measure_big(asked.big, asked.out.parent.resolve())
+    asked.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({k: v for k, v in result.items() if k != "environment"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
