@@ -6,8 +6,9 @@ An undersized grid raises nothing on any machine. Every op therefore gets its gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class Launch:
     def truncated(self) -> bool:
         """True when some extent is larger than what the grid reaches."""
         return any(self.covers.get(name, 0) < need for name, need in self.requires.items())
+
+
+LaunchFunction = Callable[..., Launch]
+
+
+def sized(launch: Launch | LaunchFunction | None, own: LaunchFunction, **extents: Any) -> Launch:
+    """The launch a caller gave; else what the caller's function, or the op's own, makes of these extents."""
+    return launch if isinstance(launch, Launch) else (launch or own)(**extents)
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

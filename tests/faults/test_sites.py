@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from parity.faults import shipped_fault, shipped_faults
-from parity.runner import CapturePlan, Request
+from parity.faults import Fault, named_fault, shipped_fault, shipped_faults, where
+from parity.records import Site
+from parity.runner import CapturePlan, Request, Schedule
+from parity_kernels.forward.ops import LAUNCHES, ROLES
 from parity_kernels.forward.runner import open_runner
 
 from .conftest import ORDER, changed_sites, first_truth
@@ -33,8 +36,6 @@ def requests_for(name: str, prompt: Prompt) -> tuple[Request, ...]:
 
 @pytest.mark.parametrize("name", [name for name in (*SITED, *INSTANCES) if name != UNNORMALIZED])
 def test_the_first_changed_stage_is_the_truth(name: str, fp8_model: Path, healthy: Callable[..., Any], prompt: Prompt):
-    from parity.faults import named_fault
-
     runner = open_runner(str(fp8_model), fault=name)
     fault = named_fault(name, hyper=runner.config.hyper())
     requests = requests_for(name, prompt)
@@ -134,3 +135,39 @@ def test_probes_on_show_another_path(fp8_model: Path, prompt: Prompt):
 def test_the_places_of_these_tests_are_the_family_s():
     assert (None, "embed.out") in ORDER
     assert (1, "resid.out") in ORDER
+
+
+def test_every_launch_function_can_be_replaced(fp8_model: Path, bf16_model: Path, prompt: Prompt):
+    told: set[tuple[str, bool]] = set()
+
+    def noting(launch: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(**extents: Any) -> Any:
+            told.add((where().op, where().role in {role for roles in ROLES.values() for role in roles}))
+            return launch(**extents)
+
+        return noted
+
+    launches = {name: noting(launch) for name, launch in LAUNCHES.items()}
+    fault = Fault("noted", "qwen3_moe", "", truth=None, cause=None, control=True, launch=launches)
+    requests, schedule = [prompt(7)], Schedule(decode=1)
+    for folder in (str(fp8_model), str(bf16_model)):
+        sound, noted = (open_runner(folder, fault=one).logits(requests, schedule=schedule) for one in (None, fault))
+        assert torch.equal(sound, noted)
+    assert told == {(name, True) for name in LAUNCHES}
+
+
+def test_a_launch_that_misses_a_head_leaves_it_unwritten(fp8_model: Path, healthy: Callable[..., Any], prompt: Prompt):
+    def one_head_short(**extents: Any) -> Any:
+        sound = LAUNCHES["attention_prefill"](**extents)
+        return replace(sound, grid=(sound.grid[0], sound.grid[1] - 1, sound.grid[2]))
+
+    fault = Fault(
+        "short", "qwen3_moe", "", truth=Site((), "attn.context"), cause="x", engine={"zeroed_arena": True},
+        launch={"attention_prefill": one_head_short},
+    )  # fmt: skip
+    requests = requests_for("", prompt)
+    faulty = open_runner(str(fp8_model), fault=fault).forward(requests, capture=CapturePlan())
+    assert changed_sites(healthy(requests), faulty)[0] == (0, "attn.context")
+    context = [t.tensor(t.select(stage="attn.context", layer=0)[0]) for t in (healthy(requests), faulty)]
+    assert torch.equal(context[0][:, :-1], context[1][:, :-1])
+    assert (context[1][:, -1] == 0).all()

@@ -18,7 +18,7 @@ import torch
 from parity.errors import RunnerError
 from parity_kernels.add_rmsnorm.arguments import checked_buffers
 from parity_kernels.add_rmsnorm.launch import add_rmsnorm_cuda_launch
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, LaunchFunction, sized
 
 SOURCE = Path(__file__).with_name("kernel.cu")
 
@@ -56,7 +56,7 @@ def add_rmsnorm_cuda(
     eps: float,
     out: torch.Tensor | None = None,
     out_sum: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `add_rmsnorm`, shapes, dtypes, errors and recipe included; squares are summed in another order.
 
@@ -64,7 +64,7 @@ def add_rmsnorm_cuda(
     """
     out, summed = checked_buffers("add_rmsnorm_cuda", x, residual, weight, eps, out, out_sum)
     n_rows, n_cols = x.shape
-    launch = launch or add_rmsnorm_cuda_launch(n_rows=n_rows, n_cols=n_cols)
+    launch = sized(launch, add_rmsnorm_cuda_launch, n_rows=n_rows, n_cols=n_cols)
     if not x.is_cuda or not is_usable():
         raise RunnerError(
             place="add_rmsnorm_cuda",

@@ -11,7 +11,7 @@ import torch
 from parity_kernels.add_rmsnorm.arguments import checked_buffers
 from parity_kernels.add_rmsnorm.kernel import add_rmsnorm_kernel
 from parity_kernels.add_rmsnorm.launch import add_rmsnorm_launch, warps_for
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, LaunchFunction, sized
 
 # Any: pyright reads a kernel's own signature, not the launcher's.
 _add_rmsnorm: Any = add_rmsnorm_kernel
@@ -25,7 +25,7 @@ def add_rmsnorm(
     eps: float,
     out: torch.Tensor | None = None,
     out_sum: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """summed = bf16(x + residual); normed = bf16(summed * rsqrt(mean(summed^2) + eps) * weight).
 
@@ -38,7 +38,7 @@ def add_rmsnorm(
     """
     out, summed = checked_buffers("add_rmsnorm", x, residual, weight, eps, out, out_sum)
     n_rows, n_cols = x.shape
-    launch = launch or add_rmsnorm_launch(n_rows=n_rows, n_cols=n_cols)
+    launch = sized(launch, add_rmsnorm_launch, n_rows=n_rows, n_cols=n_cols)
     if out.numel() and all(launch.grid):
         _add_rmsnorm[launch.grid](
             x,

@@ -18,7 +18,7 @@ from parity_kernels.arguments import (
 )
 from parity_kernels.attention.kernel import attention_decode_kernel, attention_prefill_kernel
 from parity_kernels.attention.launch import attention_decode_launch, attention_prefill_launch
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, LaunchFunction, sized
 
 # A launch is no Python call to a type checker.
 _attention_prefill: Any = attention_prefill_kernel
@@ -39,7 +39,7 @@ def attention_prefill(
     max_context: int,
     scale: float,
     out: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> torch.Tensor:
     """Softmax(scale * q k^T) v for packed rows; row i of request b sees cache positions 0 .. first_position[b] + i.
 
@@ -68,8 +68,8 @@ def attention_prefill(
     n_heads, head_dim = q.shape[1:]
     if q.numel() == 0 or n_requests == 0:
         return out
-    launch = launch or attention_prefill_launch(
-        max_rows=max_rows, n_heads=n_heads, n_requests=n_requests, head_dim=head_dim
+    launch = sized(
+        launch, attention_prefill_launch, max_rows=max_rows, n_heads=n_heads, n_requests=n_requests, head_dim=head_dim
     )
     if 0 in launch.grid:
         return out
@@ -104,7 +104,7 @@ def attention_decode(
     max_context: int,
     scale: float,
     out: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> torch.Tensor:
     """The same for one query row a request: row b sees positions 0 .. positions[b] of slot slots[b].
 
@@ -124,8 +124,13 @@ def attention_decode(
     if q.numel() == 0:
         return out
     n_requests, n_heads, head_dim = q.shape
-    launch = launch or attention_decode_launch(
-        n_requests=n_requests, n_heads=n_heads, n_kv_heads=cache_k.shape[2], head_dim=head_dim
+    launch = sized(
+        launch,
+        attention_decode_launch,
+        n_requests=n_requests,
+        n_heads=n_heads,
+        n_kv_heads=cache_k.shape[2],
+        head_dim=head_dim,
     )
     _attention_decode[launch.grid](
         q,

@@ -11,7 +11,7 @@ import torch
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape, require_within
 from parity_kernels.combine.kernel import combine_kernel
 from parity_kernels.combine.launch import combine_launch
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, LaunchFunction, sized
 
 # A launch is no Python call to a type checker.
 _combine: Any = combine_kernel
@@ -23,7 +23,7 @@ def combine(
     weights: torch.Tensor,
     *,
     out: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> torch.Tensor:
     """out[t] = sum over slots s = 0 .. S-1, in that order, of weights[t, s] * down[slot_row[t, s]].
 
@@ -52,7 +52,7 @@ def combine(
     require_same_device("combine", down=down, slot_row=slot_row, weights=weights, out=out)
     if out.numel() == 0:
         return out
-    launch = launch or combine_launch(n_tokens=n_tokens, hidden=hidden)
+    launch = sized(launch, combine_launch, n_tokens=n_tokens, hidden=hidden)
     _combine[launch.grid](
         down,
         slot_row,

@@ -11,14 +11,18 @@ import torch
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape, require_within
 from parity_kernels.embed.kernel import embed_kernel
 from parity_kernels.embed.launch import embed_launch
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, LaunchFunction, sized
 
 # Any: pyright reads a kernel's own signature, not the launcher's.
 _embed: Any = embed_kernel
 
 
 def embed(
-    ids: torch.Tensor, weight: torch.Tensor, *, out: torch.Tensor | None = None, launch: Launch | None = None
+    ids: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> torch.Tensor:
     """out[t] = weight[ids[t]].
 
@@ -41,7 +45,7 @@ def embed(
     require_dtype("embed: out", out, torch.bfloat16)
     require_dense("embed: out", out, from_dim=1)
     require_same_device("embed", ids=ids, weight=weight, out=out)
-    launch = launch or embed_launch(n_tokens=n_tokens, n_cols=n_cols)
+    launch = sized(launch, embed_launch, n_tokens=n_tokens, n_cols=n_cols)
     if out.numel() and all(launch.grid):
         _embed[launch.grid](
             ids,

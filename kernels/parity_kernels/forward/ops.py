@@ -11,19 +11,30 @@ from dataclasses import fields
 from typing import Any
 
 from parity.faults import Seams
+from parity_kernels.add_rmsnorm.launch import add_rmsnorm_launch
 from parity_kernels.add_rmsnorm.op import add_rmsnorm
+from parity_kernels.attention.launch import attention_decode_launch, attention_prefill_launch
 from parity_kernels.attention.op import attention_decode, attention_prefill
+from parity_kernels.combine.launch import combine_launch
 from parity_kernels.combine.op import combine
+from parity_kernels.embed.launch import embed_launch
 from parity_kernels.embed.op import embed
 from parity_kernels.forward.config import ModelConfig
 from parity_kernels.grouped_gemm.launch import grouped_gemm_launch
 from parity_kernels.grouped_gemm.op import grouped_gemm_bf16, grouped_gemm_fp8
+from parity_kernels.kv_write.launch import kv_write_launch
 from parity_kernels.kv_write.op import kv_write
+from parity_kernels.linear.launch import linear_launch
 from parity_kernels.linear.op import linear_bf16, linear_fp8
+from parity_kernels.permute.launch import permute_launch
 from parity_kernels.permute.op import permute
+from parity_kernels.qk_norm_rope.launch import qk_norm_rope_launch
 from parity_kernels.qk_norm_rope.op import qk_norm_rope
+from parity_kernels.quantize_rows.launch import quantize_rows_launch
 from parity_kernels.quantize_rows.op import quantize_rows
+from parity_kernels.router.launch import router_launch
 from parity_kernels.router.op import router
+from parity_kernels.silu_mul.launch import silu_mul_launch, silu_mul_quant_launch
 from parity_kernels.silu_mul.op import silu_mul, silu_mul_quant
 
 Op = Callable[..., Any]
@@ -47,8 +58,26 @@ OPS: dict[str, Op] = {
     "combine": combine,
 }
 
-# The launches whose extent depends on data the host does not see; the others size their grid from tensor shapes.
-LAUNCHES: dict[str, Op] = {"grouped_gemm": grouped_gemm_launch}
+# Every op's launch arithmetic. The engine calls `grouped_gemm` itself: its extent is data that the host does not see.
+LAUNCHES: dict[str, Op] = {
+    "embed": embed_launch,
+    "add_rmsnorm": add_rmsnorm_launch,
+    "quantize_rows": quantize_rows_launch,
+    "linear": linear_launch,
+    "qk_norm_rope": qk_norm_rope_launch,
+    "kv_write": kv_write_launch,
+    "attention_prefill": attention_prefill_launch,
+    "attention_decode": attention_decode_launch,
+    "router": router_launch,
+    "permute": permute_launch,
+    "grouped_gemm": grouped_gemm_launch,
+    "silu_mul_quant": silu_mul_quant_launch,
+    "silu_mul": silu_mul_launch,
+    "combine": combine_launch,
+}
+
+# Ops that share a launch function; the others have one of their own name.
+SHARED_LAUNCH = {"linear": ("linear_fp8", "linear_bf16"), "grouped_gemm": ()}
 
 _PROJECTIONS = ("attn.q", "attn.k", "attn.v", "attn.out")
 _GROUPED = ("moe.gate_up", "moe.down")

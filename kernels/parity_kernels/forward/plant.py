@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from parity.errors import UsageError
 from parity.faults import Fault, check, telling
 from parity_kernels.forward.config import ModelConfig
-from parity_kernels.forward.ops import SEAMS
+from parity_kernels.forward.ops import SEAMS, SHARED_LAUNCH
 from parity_kernels.forward.qwen3_moe import Qwen3Moe
 
 
@@ -36,10 +37,12 @@ def plant(fault: Fault, engine: Qwen3Moe) -> None:
     Each replacement is called with `parity.faults.where()` telling the call. Raises UsageError when `wrap` returns no
     function.
     """
-    for name, wrap in fault.wraps().items():
-        engine.ops[name] = _told(engine, name, _replacement(fault, name, wrap(engine.ops[name])))
     for name, launch in fault.launch.items():
         engine.launches[name] = _told(engine, name, launch)
+        for op in SHARED_LAUNCH.get(name, (name,)):
+            engine.ops[op] = partial(engine.ops[op], launch=engine.launches[name])
+    for name, wrap in fault.wraps().items():
+        engine.ops[name] = _told(engine, name, _replacement(fault, name, wrap(engine.ops[name])))
     engine.arena.zeroed = bool(fault.engine.get("zeroed_arena", engine.arena.zeroed))
 
 

@@ -17,7 +17,7 @@ from parity_kernels.arguments import (
 )
 from parity_kernels.kv_write.kernel import kv_write_kernel
 from parity_kernels.kv_write.launch import kv_write_launch
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, LaunchFunction, sized
 
 # A launch is no Python call to a type checker.
 _kv_write: Any = kv_write_kernel
@@ -31,7 +31,7 @@ def kv_write(
     slots: torch.Tensor,
     positions: torch.Tensor,
     *,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> None:
     """Copy row t of `k` and `v` to (slots[t], positions[t]) of the caches, bit for bit.
 
@@ -61,7 +61,7 @@ def kv_write(
     if k.numel() == 0:
         return
     columns = k.shape[1] * k.shape[2]
-    launch = launch or kv_write_launch(n_rows=k.shape[0], n_columns=columns)
+    launch = sized(launch, kv_write_launch, n_rows=k.shape[0], n_columns=columns)
     _kv_write[launch.grid](
         k,
         v,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
-from parity_kernels.launch import Launch, ceil_div
+from parity_kernels.launch import Launch, LaunchFunction, ceil_div, sized
 from parity_kernels.linear.kernel import linear_bf16_kernel, linear_fp8_kernel
 from parity_kernels.linear.launch import GROUP, IMPRECISE_K, compile_options, linear_launch
 
@@ -25,7 +25,7 @@ def linear_fp8(
     weight_scale: torch.Tensor,
     *,
     out: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> torch.Tensor:
     """y = sum over blocks b of 128 columns of K: s[:, b] * weight_scale[n // 128, b] * (q_b W_b^T), rounded to bf16.
 
@@ -53,7 +53,7 @@ def linear_fp8(
         require_dense(f"linear_fp8: {name}", tensor)
     out = _checked_out("linear_fp8", out, n_rows, n_cols, torch.bfloat16, q.device)
     require_same_device("linear_fp8", q=q, s=s, weight=weight, weight_scale=weight_scale, out=out)
-    launch = launch or linear_launch(op="linear_fp8", n_rows=n_rows, n_cols=n_cols, depth=depth)
+    launch = sized(launch, linear_launch, op="linear_fp8", n_rows=n_rows, n_cols=n_cols, depth=depth)
     if out.numel() and all(launch.grid):
         _linear_fp8[launch.grid](
             q,
@@ -80,7 +80,7 @@ def linear_bf16(
     *,
     out_dtype: torch.dtype = torch.bfloat16,
     out: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> torch.Tensor:
     """y = x W^T, accumulated in fp32 in steps of the tile's K, rounded once to `out_dtype`.
 
@@ -97,7 +97,7 @@ def linear_bf16(
         require_dense(f"linear_bf16: {name}", tensor, from_dim=1)
     out = _checked_out("linear_bf16", out, n_rows, n_cols, out_dtype, x.device)
     require_same_device("linear_bf16", x=x, weight=weight, out=out)
-    launch = launch or linear_launch(op="linear_bf16", n_rows=n_rows, n_cols=n_cols, depth=depth)
+    launch = sized(launch, linear_launch, op="linear_bf16", n_rows=n_rows, n_cols=n_cols, depth=depth)
     if out.numel() and all(launch.grid):
         _linear_bf16[launch.grid](
             x,

@@ -10,7 +10,7 @@ import torch
 
 from parity.errors import ShapeError
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape, require_within
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, LaunchFunction, sized
 from parity_kernels.permute.kernel import permute_count_kernel, permute_place_kernel
 from parity_kernels.permute.launch import permute_launch
 
@@ -37,7 +37,7 @@ def permute(
     *,
     n_experts: int,
     out: Permutation | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> Permutation:
     """Sort all (token, slot) pairs by expert: a stable counting sort, the same result in every run.
 
@@ -70,7 +70,7 @@ def permute(
     if n_pairs == 0:
         out.expert_offsets.zero_()
         return out
-    launch = launch or permute_launch(n_pairs=n_pairs, n_experts=n_experts)
+    launch = sized(launch, permute_launch, n_pairs=n_pairs, n_experts=n_experts)
     tile = {"E": n_experts, "BLOCK_E": launch.block["e"], "BLOCK_R": launch.block["r"], "num_warps": 8}
     counts = torch.empty(n_experts, dtype=torch.int32, device=ids.device)
     _permute_count[launch.grid](ids, counts, n_pairs, **tile)

@@ -10,7 +10,7 @@ import torch
 
 from parity.errors import ShapeError, ValueRangeError
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, LaunchFunction, sized
 from parity_kernels.qk_norm_rope.kernel import qk_norm_rope_kernel
 from parity_kernels.qk_norm_rope.launch import qk_norm_rope_launch
 
@@ -31,7 +31,7 @@ def qk_norm_rope(
     k_norm_out: torch.Tensor | None = None,
     out_q: torch.Tensor | None = None,
     out_k: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """RMSNorm of every head, rounded to bf16, then rotate-half rope, rounded to bf16.
 
@@ -81,7 +81,9 @@ def qk_norm_rope(
         op, q=q, k=k, q_weight=q_weight, k_weight=k_weight, positions=positions, inv_freq=inv_freq,
         q_norm_out=q_norm_out, k_norm_out=k_norm_out, out_q=out_q, out_k=out_k,
     )  # fmt: skip
-    launch = launch or qk_norm_rope_launch(n_tokens=n_tokens, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim)
+    launch = sized(
+        launch, qk_norm_rope_launch, n_tokens=n_tokens, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim
+    )
     if n_tokens and all(launch.grid):
         strides = [
             stride

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
-from parity_kernels.launch import Launch, ceil_div
+from parity_kernels.launch import Launch, LaunchFunction, ceil_div, sized
 from parity_kernels.quantize_rows.kernel import quantize_rows_kernel
 from parity_kernels.quantize_rows.launch import GROUP, quantize_rows_launch
 
@@ -22,7 +22,7 @@ def quantize_rows(
     *,
     out_q: torch.Tensor | None = None,
     out_s: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """s = max(amax, 1e-10) / 448 for every row and 128 columns; q = e4m3(x / s), nearest even, saturating.
 
@@ -47,7 +47,7 @@ def quantize_rows(
     require_dense("quantize_rows: out_q", out_q)
     require_dense("quantize_rows: out_s", out_s)
     require_same_device("quantize_rows", x=x, out_q=out_q, out_s=out_s)
-    launch = launch or quantize_rows_launch(n_rows=n_rows, n_cols=n_cols)
+    launch = sized(launch, quantize_rows_launch, n_rows=n_rows, n_cols=n_cols)
     if out_q.numel() and all(launch.grid):
         _quantize_rows[launch.grid](
             x,

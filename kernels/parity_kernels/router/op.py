@@ -11,7 +11,7 @@ from triton import next_power_of_2
 
 from parity.errors import ShapeError
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, LaunchFunction, sized
 from parity_kernels.router.kernel import router_kernel
 from parity_kernels.router.launch import router_launch
 
@@ -30,7 +30,7 @@ def router(
     logits_out: torch.Tensor | None = None,
     out_ids: torch.Tensor | None = None,
     out_weights: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits x weight^T, softmax over all experts, the top_k largest in descending order, ties to the lower id.
 
@@ -73,7 +73,7 @@ def router(
     require_same_device("router", x=x, weight=weight, out_ids=out_ids, out_weights=out_weights, logits_out=logits_out)
     if n_tokens == 0:
         return out_ids, out_weights
-    launch = launch or router_launch(n_tokens=n_tokens, n_experts=n_experts, hidden=hidden)
+    launch = sized(launch, router_launch, n_tokens=n_tokens, n_experts=n_experts, hidden=hidden)
     _router[launch.grid](
         x,
         weight,

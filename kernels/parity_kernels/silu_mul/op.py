@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
-from parity_kernels.launch import Launch, ceil_div
+from parity_kernels.launch import Launch, LaunchFunction, ceil_div, sized
 from parity_kernels.silu_mul.kernel import silu_mul_kernel, silu_mul_quant_kernel
 from parity_kernels.silu_mul.launch import silu_mul_launch, silu_mul_quant_launch
 
@@ -26,7 +26,7 @@ def silu_mul_quant(
     act_out: torch.Tensor | None = None,
     out_q: torch.Tensor | None = None,
     out_s: torch.Tensor | None = None,
-    launch: Launch | None = None,
+    launch: Launch | LaunchFunction | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """act = bf16(silu(gate) * up); a row's 128 columns share s = max(amax, 1e-10) / 448; q = e4m3(act / s).
 
@@ -42,7 +42,7 @@ def silu_mul_quant(
     out_s = _buffer("silu_mul_quant: out_s", out_s, (n_rows, ceil_div(width, 128)), torch.float32, gate_up)
     if act_out is not None:
         _buffer("silu_mul_quant: act_out", act_out, (n_rows, width), torch.bfloat16, gate_up)
-    launch = launch or silu_mul_quant_launch(n_rows=n_rows, width=width)
+    launch = sized(launch, silu_mul_quant_launch, n_rows=n_rows, width=width)
     if n_rows and width:
         _silu_mul_quant[launch.grid](
             gate_up,
@@ -59,11 +59,13 @@ def silu_mul_quant(
     return out_q, out_s
 
 
-def silu_mul(gate_up: torch.Tensor, *, out: torch.Tensor | None = None, launch: Launch | None = None) -> torch.Tensor:
+def silu_mul(
+    gate_up: torch.Tensor, *, out: torch.Tensor | None = None, launch: Launch | LaunchFunction | None = None
+) -> torch.Tensor:
     """act [R, F] = bf16(silu(gate) * up), fp32 inside, one rounding; everything else as in silu_mul_quant."""
     n_rows, width = _check("silu_mul", gate_up)
     out = _buffer("silu_mul: out", out, (n_rows, width), torch.bfloat16, gate_up)
-    launch = launch or silu_mul_launch(n_rows=n_rows, width=width)
+    launch = sized(launch, silu_mul_launch, n_rows=n_rows, width=width)
     if n_rows and width:
         _silu_mul[launch.grid](
             gate_up,
