@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.cli import capture, compare, demo, doctor, fingerprint, graft, ledger, stages, text, trace
+from parity.cli import capture, compare, demo, doctor, fingerprint, graft, invariants, ledger, stages, text, trace
 from parity.cli.app import app, main
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "doctor",
     "fingerprint",
     "graft",
+    "invariants",
     "ledger",
     "main",
     "stages",

@@ -1,0 +1,37 @@
+"""Does every launch of a run reach all the work there is? The check over `launch_coverage`."""
+
+from __future__ import annotations
+
+from parity.invariance.coverage import launch_coverage
+from parity.invariance.record import Invariance, Outcome, not_run
+from parity.invariance.subject import Subject
+from parity.records import Site, Slice
+
+
+def check_coverage(subject: Subject) -> Invariance:
+    """Launch coverage on the long prompt: what each grid covers against the loads that the run itself shows."""
+    turn = "nothing: launch arithmetic against the true loads of one run"
+    found = launch_coverage(subject.base(subject.request))
+    if not found:
+        return not_run("coverage", turn, "The runner's trace states no launch.")
+    loaded = max(found, key=lambda one: one.required)
+    evidence = {"launches": len(found), "largest_load": loaded.required, "its_cap": loaded.covered}
+    cut = [one for one in found if one.truncated]
+    if not cut:
+        sentence = f"Held: {len(found)} launches cover their loads, the largest {loaded.required} of {loaded.covered}."
+        return Invariance("coverage", Outcome.HELD, turn, sentence, evidence, "launch arithmetic")
+    first = cut[0]
+    layers = sorted({one.layer for one in cut if one.stage == first.stage and one.layer is not None})
+    experts = tuple(n for n, load in enumerate(first.loads) if load > first.covered)
+    by_expert = {n: (first.covered, first.loads[n] - 1, first.loads[n] - first.covered) for n in experts}
+    rows = tuple(range(first.covered, first.required))
+    numbers = {
+        "launches_truncated": len(cut),
+        "rows_lost": sum(one.lost for one in cut if one.stage == first.stage),
+        "by_expert": by_expert,
+        "by_layer": {one.layer: one.line() for one in cut if one.stage == first.stage},
+    }
+    site = Site(tuple(layers), first.stage, Slice(experts=experts or None, rows=rows))
+    lost = f"{numbers['rows_lost']} rows are never computed in layers {', '.join(map(str, layers))}"
+    sentence = f"Broken first at {first.line()}: {lost}."
+    return Invariance("coverage", Outcome.BROKEN, turn, sentence, evidence, "launch arithmetic", site, numbers)

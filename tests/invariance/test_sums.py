@@ -1,0 +1,98 @@
+"""The sum rules: silent on a healthy trace, and each of them broken by the defect it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from parity.invariance import sum_rules
+from parity.invariance.norms import unit_rows
+from parity.invariance.sums import RULES
+from parity.runner import CapturePlan, Request
+from parity.trace import MemoryTrace, Trace
+from parity_kernels.forward.runner import TritonRunner
+
+LAYER = 1
+
+
+@pytest.fixture(scope="module")
+def healthy(fp8_runner: TritonRunner) -> Trace:
+    ids = torch.randint(0, 80, (33,), generator=torch.Generator().manual_seed(1)).tolist()
+    requests = [Request("one", tuple(ids)), Request("two", tuple(ids[:9]))]
+    return fp8_runner.forward(requests, capture=CapturePlan())
+
+
+def edited(trace: Trace, stage: str, change: Callable[[torch.Tensor], object]) -> MemoryTrace:
+    """A copy of `trace` whose tensor of `stage` in LAYER is changed in place."""
+    tensors = {capture.number: trace.tensor(capture) for capture in trace.captures}
+    for capture in trace.select(stage=stage, layer=LAYER):
+        tensors[capture.number] = tensors[capture.number].clone()
+        change(tensors[capture.number])
+    return MemoryTrace(trace.run, trace.captures, tensors)
+
+
+def test_a_healthy_trace_breaks_no_rule_and_all_are_tried(healthy: Trace):
+    sums = sum_rules(healthy)
+    assert sums.breaches == ()
+    assert set(sums.checked) == set(RULES)
+    assert all(sums.checked.values())
+
+
+DEFECTS = {
+    "weights": ("moe.topk_weights", lambda t: t[3].mul_(1.001), "routing weights sum to 1"),
+    "negative": ("moe.topk_weights", lambda t: t[3].add_(torch.tensor([1.0, -1.0])), "routing weights sum to 1"),
+    "nan": ("moe.topk_weights", lambda t: t[3].fill_(torch.nan), "routing weights sum to 1"),
+    "twice": ("moe.topk_ids", lambda t: t[3].fill_(2), "chosen experts are distinct"),
+    "outside": ("moe.topk_ids", lambda t: t[3, 0].fill_(5), "chosen experts are distinct"),
+    "score": ("moe.router_logits", lambda t: t[3].neg_(), "top scores"),
+    "position 0": ("attn.context", lambda t: t[0, 2].mul_(1.02), "position 0 attends to itself"),
+    "add": ("resid.mid", lambda t: t[4].mul_(1.02), "resid.mid is the sum"),
+    "last add": ("resid.out", lambda t: t[4, 7].add_(1.0), "resid.out is the sum"),
+    "norm": ("mlp.norm", lambda t: t[5].mul_(1.05), "mlp.norm has unit rows"),
+    "head norm": ("attn.k_norm", lambda t: t[5, 1].mul_(1.05), "attn.k_norm has unit rows"),
+    "final": ("resid.out", lambda t: t.mul_(1.05), "resid.out is the sum"),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_breaks_its_rule_at_its_stage(healthy: Trace, defect: str):
+    stage, change, rule = DEFECTS[defect]
+    sums = sum_rules(edited(healthy, stage, change))
+    rules = [breach.rule for breach in sums.breaches]
+    assert any(rule in one for one in rules), rules
+    assert all(breach.site.layers in ((LAYER,), ()) for breach in sums.breaches)
+
+
+def test_a_row_of_another_expert_and_wrong_offsets_are_seen(healthy: Trace):
+    captures = list(healthy.captures)
+    at = next(n for n, c in enumerate(captures) if (c.stage, c.layer) == ("moe.gate", LAYER))
+    gate = captures[at]
+    tensors = {capture.number: healthy.tensor(capture) for capture in captures}
+    assert gate.rows.expert is not None
+    expert = gate.rows.expert.copy()
+    expert[0] = 4
+    offsets = list(gate.geometry["expert_offsets"])
+    shifted = [*offsets[:1], offsets[1] + 1, *offsets[2:]]
+    for change in (
+        replace(gate, rows=replace(gate.rows, expert=expert)),
+        replace(gate, geometry={**gate.geometry, "expert_offsets": shifted}),
+    ):
+        captures[at] = change
+        sums = sum_rules(MemoryTrace(healthy.run, tuple(captures), tensors))
+        assert sums.breaches
+        assert {b.site.layers for b in sums.breaches} == {(LAYER,)}
+
+
+def test_a_norm_that_was_not_applied_is_seen_whatever_its_weight():
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 48, generator=random, dtype=torch.float64) * torch.logspace(-1, 1, 20)[:, None]
+    weight = torch.randn(48, generator=random, dtype=torch.float64)
+    normed = x * torch.rsqrt(x.square().mean(1, keepdim=True)) * weight
+    assert (unit_rows(x.bfloat16(), normed.bfloat16(), eps=0.0) <= 1.5).all()  # x itself was rounded here
+    assert (unit_rows(x, normed, eps=0.0) <= 1).all()
+    assert (unit_rows(x, x * weight, eps=0.0) > 1).sum() >= 19
+    assert np.isnan(unit_rows(x, normed * torch.nan, eps=0.0).numpy()).sum() in (0, 20)
