@@ -38,12 +38,16 @@ def _shift(field: ErrorField) -> Fingerprint | None:
         return None
     best = (LEAST_SHARE, 0)
     per_token = d.square().sum(1).double()
+    # Which shift: judged on some tokens and columns. Whether it explains the field: on all.
+    step = max(x.shape[1] // SAMPLE, 1)
+    some_x, some_y = x[:, ::step].contiguous(), y[:, ::step].contiguous()
+    some_d = (some_x - some_y).square().sum(1).double()
     probe = torch.linspace(0, field.tokens - 1, min(SAMPLE, field.tokens)).long().unique()
     for by in (n for size in range(1, min(SHIFTS, field.tokens - 2) + 1) for n in (size, -size)):
         source = probe - by
         inside = (source >= 0) & (source < field.tokens)
-        rest = (x[probe[inside]] - y[source[inside]]).square().sum() + per_token[probe[~inside]].sum()
-        score = 1 - float(rest) / max(float(per_token[probe].sum()), 1e-300)
+        rest = (some_x[probe[inside]] - some_y[source[inside]]).square().sum() + some_d[probe[~inside]].sum()
+        score = 1 - float(rest) / max(float(some_d[probe].sum()), 1e-300)
         best = max(best, (score, by), key=lambda pair: pair[0])
     by = best[1]
     if by == 0:

@@ -46,7 +46,9 @@ def detect_tile_edge(field: ErrorField) -> Fingerprint | None:
     ).total(axis=1)
     kind = _row_kinds(moments, field.sut.reshape(field.rows, field.width))
     rows = field.rows
-    known = (number >= 0) & ((moments.yy > 0) | (moments.nonfinite_sut > 0))
+    # Where the oracle itself is not finite (its input was not), a row says nothing of this launch.
+    readable = (moments.nonfinite_oracle == 0) & ((moments.yy > 0) | (moments.nonfinite_sut > 0))
+    known = (number >= 0) & readable
     wrong = known & (kind != "right")
     if not wrong.any():
         return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from parity.fingerprint import ErrorField, Fingerprint, read_fingerprints
@@ -11,6 +12,7 @@ from parity.floor import Floor
 from parity.invariance import Coverage
 from parity.ladder.narrow import joined_slice, narrowest_slice
 from parity.ladder.replay import Replay, ReplayedSite
+from parity.ladder.suspects import related_tensors
 from parity.records import Comparison, Finding, Slice, Summary, Verdict
 
 UNTESTED = (
@@ -18,6 +20,9 @@ UNTESTED = (
     "faults that show in decode only: the prompt alone was captured",
 )
 """What one capture of a prompt cannot rule out."""
+
+EXPLAINED = 0.99
+"""Share of an error at which nothing else is looked for: 1 % of it is the noise of FP8, 0.03 to 0.1 of the norm squared."""
 
 
 def locate(
@@ -77,7 +82,7 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
     here = [record for record in added if record.stage == stage]
     layers = tuple(dict.fromkeys(record.layer for record in here if record.layer is not None))
     sites = {record.layer: replay.site(record.layer, stage) for record in here}
-    prints = {layer: _fingerprint(site, replay.trace.run.hyper) for layer, site in sites.items()}
+    prints = {layer: _fingerprint(replay, site) for layer, site in sites.items()}
     slices = [
         fingerprint.slice
         if (fingerprint := prints[record.layer])
@@ -112,11 +117,19 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
     )
 
 
-def _fingerprint(site: ReplayedSite, hyper: Mapping[str, Any]) -> Fingerprint | None:
-    """What the shape of the stage's error field says; None when no detector knows it."""
+def _fingerprint(replay: Replay, site: ReplayedSite) -> Fingerprint | None:
+    """What the shape of the stage's error field says; None when no detector knows it.
+
+    Other buffers are tried only where the field by itself is not explained: each costs a replay.
+    """
     if site.sut is None or site.oracle is None:
         return None
-    return next(iter(read_fingerprints(ErrorField.of(site.sut, site.oracle, inputs=site.inputs, hyper=hyper))), None)
+    alone = ErrorField.of(site.sut, site.oracle, inputs=site.inputs, hyper=replay.trace.run.hyper)
+    found = read_fingerprints(alone)
+    if not found or found[0].score < EXPLAINED:
+        related = related_tensors(replay, site)
+        found = read_fingerprints(dataclasses.replace(alone, related=related)) if related else found
+    return next(iter(found), None)
 
 
 def _of_layer(

@@ -167,3 +167,13 @@ def test_silent_where_row_numbers_are_unknown_and_on_no_rows():
     lose(sut, expert, number, 128)
     silent(oracle, sut, expert, np.full_like(number, -1))
     silent(*(a[:0] for a in (oracle, sut, expert, number)))
+
+
+def test_rows_whose_oracle_is_not_finite_do_not_hide_the_edge():
+    """Garbage of an earlier layer left NaN in the inputs of some tokens, on both sides."""
+    oracle, sut, expert, number = field(600)
+    lose(sut, expert, number, 128)
+    oracle[::3], sut[::3] = float("nan"), float("nan")
+    got = detect_tile_edge(oracle=oracle, sut=sut, expert=expert, row_in_expert=number, tile_m=64)
+    assert got is not None
+    assert (got.cause, got.numbers["cap"]) == (NEVER_WRITTEN, 128)
