@@ -22,7 +22,7 @@ UNTESTED = (
 """What one capture of a prompt cannot rule out."""
 
 EXPLAINED = 0.99
-"""Share of an error at which nothing else is looked for: 1 % of it is the noise of FP8, 0.03 to 0.1 of the norm squared."""
+"""Share of an error at which nothing else is looked for: 1 % of it is FP8 noise, 0.03 to 0.1 of the norm, squared."""
 
 
 def locate(
