@@ -15,13 +15,16 @@ PARTNERS = {"moe.gate": "moe.up", "moe.up": "moe.gate"}
 def related_tensors(replay: Replay, site: ReplayedSite) -> dict[str, torch.Tensor]:
     """Tensors that an error at `site` may be explained by, named as ErrorField.related asks.
 
-    The oracle's tensor of the other half of a fused gate/up projection, and, for a stage of one [T, D] input, what the
+    The oracle's weight of a linear stage (from an oracle that has `weight_of`), its tensor of the other half of a fused gate/up projection, and, for a stage of one [T, D] input, what the
     oracle computes from every other [T, D] tensor of the SUT's layer: a stage that reads a buffer which another kernel
     has written gives one of these. Empty where the stage was not replayed.
     """
     if site.sut is None or site.oracle is None:
         return {}
     found: dict[str, torch.Tensor] = {}
+    weight_of = getattr(replay.oracle, "weight_of", None)
+    if weight_of is not None and (weight := weight_of(site.stage, site.layer)) is not None:
+        found["weight"] = weight
     partner = PARTNERS.get(site.stage)
     if partner is not None and (other := replay.site(site.layer, partner).oracle) is not None:
         found[partner] = other

@@ -244,3 +244,31 @@ def test_a_replay_names_what_is_missing(recipe: RecipeRunner) -> None:
         recipe.replay("final_norm", 0, {"resid.in": torch.ones(3, 160)}, positions=at, recipe="fp32")
     with pytest.raises(UsageError, match="one of fp64, fp32, bf16, fp8_block"):
         recipe.replay("attn.norm", 0, {"resid.in": torch.ones(3, 160)}, positions=at, recipe="fp4")
+
+
+def test_the_weight_of_a_linear_stage_is_what_the_stage_multiplies_with(fp8_model: Path):
+    runner = RecipeRunner(read_checkpoint(fp8_model), recipe="fp32")
+    trace = runner.forward([Request("x", tuple(range(12)))], capture=CapturePlan())
+    seen = {(c.layer, c.stage): trace.tensor(c).float() for c in trace.captures}
+    for layer, stage, source in (
+        (0, "attn.q", "attn.norm"),
+        (1, "attn.k", "attn.norm"),
+        (0, "attn.v", "attn.norm"),
+        (1, "attn.out", "attn.context"),
+        (0, "moe.router_logits", "mlp.norm"),
+        (None, "logits", "final_norm"),
+    ):
+        weight = runner.weight_of(stage, layer)
+        assert weight is not None
+        made = seen[layer, source].flatten(1) @ weight.T
+        # Two fp32 orders of one sum of K products, see the head of this file.
+        bound = 4 * math.sqrt(weight.shape[1]) * 2.0**-24
+        assert (made - seen[layer, stage].flatten(1)).norm() <= bound * made.norm(), stage
+    rows = next(c for c in trace.captures if (c.layer, c.stage) == (1, "moe.down")).rows
+    weight = runner.weight_of("moe.down", 1)
+    assert weight is not None
+    assert rows.expert is not None
+    made = torch.einsum("rk,rnk->rn", seen[1, "moe.act"], weight[torch.from_numpy(rows.expert).long()])
+    assert (made - seen[1, "moe.down"]).norm() <= 4 * math.sqrt(weight.shape[2]) * 2.0**-24 * made.norm()
+    assert runner.weight_of("attn.norm", 0) is None
+    assert runner.weight_of("moe.gate", None) is None

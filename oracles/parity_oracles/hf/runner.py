@@ -80,6 +80,10 @@ class HfRunner(Oracle):
         they agree with HF's own stages. See parity.runner.Replayer."""
         return self._replayer.replay(stage, layer, inputs, positions=positions, recipe=recipe)
 
+    def weight_of(self, stage: str, layer: int | None) -> torch.Tensor | None:
+        """The weight of a linear stage, see RecipeRunner.weight_of."""
+        return self._replayer.weight_of(stage, layer)
+
     @cached_property
     def _replayer(self) -> RecipeRunner:
         return RecipeRunner(self.checkpoint)

@@ -86,6 +86,10 @@ class RecipeRunner(Oracle):
             )
         return self.compute(stage, layer, inputs, positions, arithmetic(recipe), self.order)
 
+    def weight_of(self, stage: str, layer: int | None) -> torch.Tensor | None:
+        """The weight of a linear stage, dequantized: [N, K] fp32, [E, N, K] for expert rows; None for other stages."""
+        return self.weights.of_stage(stage, layer)
+
     def compute(
         self,
         stage: str,

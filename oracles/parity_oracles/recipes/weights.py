@@ -9,6 +9,9 @@ import torch
 from parity_oracles.checkpoint import Checkpoint, layout
 from parity_oracles.recipes.linear import Matrix
 
+ATTENTION = {"attn.q": "q", "attn.k": "k", "attn.v": "v", "attn.out": "o"}
+EXPERTS = {"moe.gate": "gate", "moe.up": "up", "moe.down": "down"}
+
 
 class Weights:
     """The weights of a checkpoint for the recipe emulation; each is read when first used and then kept.
@@ -48,6 +51,21 @@ class Weights:
     def head(self) -> Matrix:
         """[V, D]; the embedding when tied."""
         return self.embedding() if self.checkpoint.hyper.tied_embeddings else self.matrix("lm_head.weight")
+
+    def of_stage(self, stage: str, layer: int | None) -> torch.Tensor | None:
+        """The matrix of a linear stage as exact fp32, [N, K], or [E, N, K] where each expert has its own; else None."""
+        if stage == "logits":
+            return self.head().exact32
+        if layer is None:
+            return None
+        if stage in ATTENTION:
+            return self.projection(layer, ATTENTION[stage]).exact32
+        if stage == "moe.router_logits":
+            return self.router(layer).exact32
+        if stage in EXPERTS:
+            count = self.checkpoint.hyper.experts
+            return torch.stack([self.expert(layer, index, EXPERTS[stage]).exact32 for index in range(count)])
+        return None
 
     def _matrix(self, name: str) -> Matrix:
         if self.checkpoint.is_fp8(name):
