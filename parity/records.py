@@ -107,6 +107,42 @@ class Lineage:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """False alarms of a noise floor, counted on clean runs of documents that it was not calibrated on.
+
+    alarms: runs with any slice over its gate. upper_bound: of the rate of such runs, one-sided, at `confidence`.
+    worst, worst_where: the highest slice over its gate in any of them. unjudged: bins of theirs without a gate.
+    """
+
+    runs: int
+    documents: int
+    alarms: int
+    upper_bound: float
+    confidence: float
+    worst: float
+    worst_where: str
+    unjudged: int
+
+
+@dataclass(frozen=True)
+class Power:
+    """The weakest planted damage that a gate sees in clean runs, at every place tried.
+
+    kind: of the slice it was planted in. damage: `lost rows` (share), `scale` (relative), `wrong elements` (share) or
+        `swapped rows` (share).
+    strength: the weakest seen; None: NO_POWER, the strongest tried (`tried`) was not seen at some place.
+    """
+
+    mode: str
+    stage: str
+    kind: str
+    damage: str
+    strength: float | None
+    tried: float
+    rows: int
+
+
+@dataclass(frozen=True)
 class Rows:
     """Which token each of the N leading rows of a capture is.
 
@@ -224,6 +260,8 @@ class Comparison:
     rows: rows compared; excluded_rows: rows that had to be left out (no counterpart on the other side).
     unjudged: slices that were measured and lie outside what the floor was calibrated for.
     mode: `chained` (each side on its own inputs) or `isolated` (the oracle on the SUT's inputs).
+    over_gates: score over each gate that was applied to it: `error`, against exact arithmetic, and `distance`, against
+        the recipe's emulation on the same inputs; `over_floor` is the larger.
     reason: why, for every verdict that is not MATCH or WITHIN_FLOOR.
     """
 
@@ -240,6 +278,7 @@ class Comparison:
     reason: str = ""
     unjudged: int = 0
     mode: str = "chained"
+    over_gates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         judged = self.verdict in (Verdict.WITHIN_FLOOR, Verdict.EXCEEDS_FLOOR)

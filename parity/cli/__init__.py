@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from parity.cli import capture, compare, demo, doctor, fingerprint, graft, invariants, ledger, stages, text, trace
+from parity.cli import (
+    capture,
+    compare,
+    demo,
+    doctor,
+    fingerprint,
+    floor,
+    graft,
+    invariants,
+    ledger,
+    replay,
+    stages,
+    text,
+    trace,
+)
 from parity.cli.app import app, main
 
 __all__ = [
@@ -12,10 +26,12 @@ __all__ = [
     "demo",
     "doctor",
     "fingerprint",
+    "floor",
     "graft",
     "invariants",
     "ledger",
     "main",
+    "replay",
     "stages",
     "text",
     "trace",

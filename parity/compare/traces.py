@@ -43,7 +43,7 @@ def compare_traces(
     Raises UsageError for a floor of another recipe or lineage than the SUT's.
     """
     if isinstance(floor, Floor):
-        _check_floor(floor, sut)
+        floor.refuse_other(sut.run)
     pair = TracePair(oracle, sut, floor, mode, same_model_because)
     comparisons: list[Comparison] = []
     wanted = _selected(pair, layers, stages)
@@ -55,15 +55,18 @@ def compare_traces(
     return Summary(tuple(site_name(*site) for site in wanted for _ in phases), tuple(comparisons))
 
 
-def sample_traces(*, oracle: Trace, clean: Trace, run: str, into: FloorSample | None = None) -> FloorSample:
+def sample_traces(
+    *, oracle: Trace, clean: Trace, run: str, into: FloorSample | None = None, mode: str = "chained"
+) -> FloorSample:
     """One clean run's sample of the chained floor: the recipe's emulation against the exact oracle.
 
+    mode: `chained` for an oracle that was routed as the run was, `free` for one that chose its own experts.
     run: the sample's name. into: a sample to add to (that holds the run's isolated part), else a new one.
     Every router flip counts as a near-tie, since both sides are clean.
     Raises UsageError for a site that one side does not have: a floor must not have holes that nobody chose.
     """
     sample = FloorSample(run) if into is None else into
-    pair = TracePair(oracle, clean, None, "chained")
+    pair = TracePair(oracle, clean, None, mode)
     for layer, stage in pair.declared():
         if term(stage).values == "ids":
             continue
@@ -76,7 +79,7 @@ def sample_traces(*, oracle: Trace, clean: Trace, run: str, into: FloorSample | 
                 next_step="Capture the emulation and the oracle under the same plan.",
             )
         for measured in measure(site.parts, stage=stage, layer=layer, axes=site.axes):
-            measured.sample(sample, mode="chained")
+            measured.sample(sample, mode=mode)
     return sample
 
 
@@ -156,15 +159,3 @@ def _absent(pair: TracePair, layer: int | None, stage: str, phase: str) -> Compa
     who = "oracle" if in_sut else "SUT"
     reason = f"no row of the {phase} phase captured by the {who}"
     return Comparison(site_name(layer, stage), layer, stage, phase, verdict, reason=reason, mode=pair.mode)
-
-
-def _check_floor(floor: Floor, sut: Trace) -> None:
-    ours = (floor.recipe.name, floor.lineage.root)
-    theirs = (sut.run.recipe.name, sut.run.lineage.root)
-    if ours != theirs:
-        raise UsageError(
-            place="noise floor",
-            expected=f"one of recipe {theirs[0]} and lineage {theirs[1]}, as the SUT's trace has them",
-            found=f"recipe {ours[0]}, lineage {ours[1]}",
-            next_step="Calibrate a floor for this recipe and checkpoint, or compare without one.",
-        )

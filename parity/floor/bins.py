@@ -7,7 +7,7 @@ larger slices by the range of their number of rows (powers of two: errors of a s
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,22 @@ ROW_KINDS = ("row", FLIPPED)
 GATED = ("rel_l2", "slope", "norm_ratio")
 """Metrics that are judged, by the metric they deviate in: rel_l2 itself, |slope - 1|, |norm_ratio - 1|."""
 
+MODES = ("chained", "free", "isolated", "distance")
+"""What a deviation is measured against: the value of an oracle that was routed as the SUT was (`chained`) or that chose
+its own experts (`free`), exact arithmetic on the SUT's inputs (`isolated`), or the recipe's emulation on the SUT's
+inputs (`distance`), which shares the recipe's roundings."""
+
 _UNIT_ROUNDOFF = 2.0**-24
+_BOUNDARY_STEP = 2.0**-8
 EXACT_STAGES = frozenset({"embed.out"})
 """Stages that copy: no arithmetic, so a correct implementation differs in no bit from another."""
 
+WIDE_STAGES = frozenset({"moe.router_logits", "moe.topk_weights", "logits"})
+"""Stages that the recipes leave in fp32: they end in no rounding to BF16."""
+
 
 class Bin(NamedTuple):
-    """mode: `chained` or `isolated`. position, size: range numbers, -1 where the kind has no such range."""
+    """mode: one of `MODES`. position, size: range numbers, -1 where the kind has no such range."""
 
     mode: str
     stage: str
@@ -83,18 +92,21 @@ def bin_layer(kind: str, layer: int | None) -> int | None:
     return None if kind == FLIPPED else layer
 
 
-def resolution(stage: str, metric: str) -> float:
+def resolution(key: Bin) -> float:
     """The smallest scale a bin may have: what reordering one fp32 sum changes.
 
     Two correct implementations of an fp32 stage differ by the order of their sums although an emulation may share every
     bit with its oracle. A sum of n terms reordered moves by about sqrt(n) unit roundoffs (Higham & Mary 2019,
     doi 10.1137/18M1226312); n = 4096 gives 64 * 2^-24 = 3.8e-6 relative, far below any fault. Copies have none.
+
+    By distance, a stage that ends in a BF16 rounding differs by elements that round the other way, and clean runs may
+    show none of them by luck. One that carries its row's norm moves that row by half a step to a step of BF16, 2^-8 at
+    least; among n rows of one norm that is 2^-8 / sqrt(n) of their norm and 2^-8 / n of their slope.
     """
-    if metric == "max_abs" or stage in EXACT_STAGES:
+    if key.metric == "max_abs" or key.stage in EXACT_STAGES:
         return 0.0
-    return 64 * _UNIT_ROUNDOFF
-
-
-def as_bin(fields: list[Any]) -> Bin:
-    """A bin from its JSON list."""
-    return Bin(*fields)
+    least = 64 * _UNIT_ROUNDOFF
+    if key.mode != "distance" or key.stage in WIDE_STAGES:
+        return least
+    rows = 2.0 ** max(key.size, 0)
+    return max(least, _BOUNDARY_STEP / (rows**0.5 if key.metric == "rel_l2" else rows))

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parity.errors import UsageError
 from parity.floor.bins import Bin, bin_layer, bin_ranges, deviations
-from parity.floor.gate import LEAST_RUNS, Gate, Scale, set_gate, substitute_sizes
-from parity.floor.sample import FloorSample
-from parity.floor.stored import parse_gates, parse_lineage, parse_recipe, parse_runs, parse_scales
+from parity.floor.gate import Gate, Scale, substitute_sizes
+from parity.floor.stored import (
+    parse_environment,
+    parse_gates,
+    parse_heldout,
+    parse_lineage,
+    parse_power,
+    parse_recipe,
+    parse_scales,
+    parse_texts,
+)
 from parity.metrics import SliceTable
-from parity.records import Lineage, Recipe
+from parity.records import Environment, HeldOut, Lineage, Power, Recipe, Run
 
-FORMAT, VERSION = "parity-floor", 1
+FORMAT, VERSION = "parity-floor", 2
+SOURCES = ("emulation", "input perturbation")
 LAST_RANGE = 16  # positions up to 4^15
 
 
@@ -26,7 +37,10 @@ LAST_RANGE = 16  # positions up to 4^15
 class Floor:
     """A noise floor: scales by bin, a gate for each mode, and what they were calibrated on.
 
-    scales: what each bin's worst deviation is in clean runs. runs: names of the clean runs.
+    scales: what each bin's worst deviation is in clean runs. runs: names of the clean runs, documents: of what their
+    prompts were cut from. source: `emulation`, the recipe's against exact arithmetic; or `input perturbation`, where
+    exact arithmetic cannot run: the spread that one rounding of the inputs makes, a stand-in for both.
+    heldout: false alarms on other clean runs. power: what the gates see. environment: what calibrated it.
     """
 
     recipe: Recipe
@@ -34,6 +48,22 @@ class Floor:
     runs: tuple[str, ...]
     scales: Mapping[Bin, Scale]
     gates: Mapping[str, Gate]
+    documents: tuple[str, ...] = ()
+    source: str = SOURCES[0]
+    environment: Environment | None = None
+    heldout: HeldOut | None = None
+    power: tuple[Power, ...] = ()
+
+    def refuse_other(self, run: Run) -> None:
+        """Raise UsageError when this is not a floor for the recipe and weights of `run`."""
+        ours, theirs = (self.recipe.name, self.lineage.root), (run.recipe.name, run.lineage.root)
+        if ours != theirs:
+            raise UsageError(
+                place="noise floor",
+                expected=f"one of recipe {theirs[0]} and lineage {theirs[1]}, as the SUT's trace has them",
+                found=f"recipe {ours[0]}, lineage {ours[1]}",
+                next_step="Calibrate a floor for this recipe and checkpoint, or compare without one.",
+            )
 
     def scale(self, key: Bin) -> Scale | None:
         """Scale of a bin, or of the nearest calibrated bin of the same key whose errors are no smaller.
@@ -51,7 +81,7 @@ class Floor:
             ]
         for other, factor in near:
             scale = self.scales.get(other)
-            if scale is not None and scale.counts:
+            if scale is not None:
                 return scale.times(factor)
         return None
 
@@ -92,22 +122,57 @@ class Floor:
             result[metric] = over
         return result
 
+    def sentence(self) -> str:
+        """What it was made from and how often it calls a clean run wrong, in words."""
+        made = f"{len(self.runs)} clean runs of {len(self.documents)} documents"
+        what = f"Floor of {self.recipe.name} for {self.lineage.root[:12]}, from {self.source}"
+        text = f"{what}: {made}, {len(self.scales)} bins."
+        if self.heldout is None:
+            return f"{text} False alarms were not counted."
+        held = self.heldout
+        return (
+            f"{text} {held.alarms} false alarms in {held.runs} held-out runs of {held.documents} other documents: "
+            f"a rate below {100 * held.upper_bound:.2g} % with {100 * held.confidence:.0f} % confidence; the worst "
+            f"stood at {held.worst:.2f} of its gate ({held.worst_where})."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `parity floor show --json` prints: everything but the bins, which the file holds."""
+        return {
+            "source": self.source,
+            "recipe": self.recipe,
+            "lineage": self.lineage,
+            "environment": self.environment,
+            "runs": len(self.runs),
+            "documents": len(self.documents),
+            "bins": len(self.scales),
+            "gates": dict(self.gates),
+            "heldout": self.heldout,
+            "power": self.power,
+        }
+
     def save(self, path: Path) -> None:
-        """Write as JSON, with the samples' sizes and the gates."""
+        """Write as JSON: gates with their method, bins as [position, size, centre, spread, runs] grouped by
+        [mode, stage, layer, kind, metric, phase], false alarms on held-out runs, power, environment."""
+        ordered = sorted(self.scales.items(), key=lambda item: tuple(map(str, item[0][:6])) + item[0][6:])
         content = {
             "format": FORMAT,
             "version": VERSION,
+            "source": self.source,
             "recipe": asdict(self.recipe),
             "lineage": asdict(self.lineage),
+            "environment": None if self.environment is None else asdict(self.environment),
             "runs": list(self.runs),
-            "gates": {
-                mode: {"z": gate.z, "level": gate.level, "run_z": list(gate.run_z)} for mode, gate in self.gates.items()
-            },
+            "documents": list(self.documents),
+            "heldout": None if self.heldout is None else asdict(self.heldout),
+            "gates": {mode: asdict(gate) for mode, gate in self.gates.items()},
+            "power": [list(asdict(one).values()) for one in self.power],
             "bins": [
-                [*key, scale.centre, scale.spread, scale.runs, scale.counts]
-                for key, scale in sorted(self.scales.items(), key=lambda item: str(item[0]))
+                [list(group), [[*key[6:], scale.centre, scale.spread, scale.runs] for key, scale in members]]
+                for group, members in groupby(ordered, key=lambda item: item[0][:6])
             ],
         }
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=None, separators=(",", ":")) + "\n")
 
     @staticmethod
@@ -124,40 +189,17 @@ class Floor:
             return Floor(
                 recipe=parse_recipe(content.get("recipe")),
                 lineage=parse_lineage(content.get("lineage")),
-                runs=parse_runs(content.get("runs")),
+                runs=parse_texts(content.get("runs"), "runs"),
                 scales=parse_scales(content.get("bins")),
                 gates=parse_gates(content.get("gates")),
+                documents=parse_texts(content.get("documents"), "documents"),
+                source=parse_texts([content.get("source")], "source")[0],
+                environment=parse_environment(content.get("environment")),
+                heldout=parse_heldout(content.get("heldout")),
+                power=parse_power(content.get("power")),
             )
         except ValueError as error:
             raise _unreadable(path, str(error)) from error
-
-
-def calibrate(samples: Sequence[FloorSample], *, recipe: Recipe, lineage: Lineage, level: float = 1e-3) -> Floor:
-    """A floor from clean runs of a recipe's emulation.
-
-    samples: one a clean run, at least 4; their names must differ. level: share of clean runs that may exceed the gate.
-    A mode (chained, isolated) needs at least 4 runs of its own, or it has no gate.
-    Raises UsageError for too few runs.
-    """
-    names = tuple(sample.run for sample in samples)
-    if len(samples) < LEAST_RUNS or len(set(names)) != len(names):
-        raise UsageError(
-            place="calibration of a noise floor",
-            expected=f"at least {LEAST_RUNS} clean runs of different names",
-            found=f"{len(samples)}: {', '.join(names) or 'none'}",
-            next_step="Run the recipe's emulation on more prompts; eight give a usable gate.",
-        )
-    scales: dict[Bin, Scale] = {}
-    gates: dict[str, Gate] = {}
-    for mode in sorted({key.mode for sample in samples for key in sample.worst}):
-        having = [sample for sample in samples if any(key.mode == mode for key in sample.worst)]
-        keys = sorted({key for sample in having for key in sample.worst if key.mode == mode}, key=str)
-        worst = np.array([[sample.worst.get(key, np.nan) for key in keys] for sample in having])
-        of_mode, gate = set_gate(worst, keys, level)
-        scales |= dict(zip(keys, of_mode, strict=True))
-        if gate is not None:
-            gates[mode] = gate
-    return Floor(recipe, lineage, names, scales, gates)
 
 
 def _unreadable(path: Path, found: str) -> UsageError:

@@ -10,8 +10,9 @@ Every run is one sample: what must stay rare is a clean *run* with any slice ove
    slope of one tensor) must not set the gate of one that hardly varies (the worst of a thousand rows).
    The relative spread of a bin from six runs is itself noise. It is shrunk towards that of the same stage in all
    layers, and that towards all stages (Smyth 2004, doi 10.2202/1544-6115.1027), and is at least LEAST_SPREAD.
-   A bin counts when two thirds of the runs have it: three values near zero by luck make any fourth look wild.
-   A run without slices of some size stands in with its worst of a size up to two octaves smaller, for m and s only.
+   A bin counts when two thirds of the runs have it, or ENOUGH_RUNS: three values near zero by luck make any fourth
+   look wild. Where fewer than ENOUGH_RUNS have it, a run without slices of that size stands in with its worst of a
+   size up to two octaves smaller, for m and s only.
 3. z of a clean run: the largest (y - m) / (s * sqrt(1 + 1/runs)) over all bins, with m and s from the *other* runs.
 4. The bound of the next clean run's z at `level` is exp(mean(ln z) + t(1 - level; f) * sd * sqrt(1 + 1/n)), the
    one-sided prediction bound of a lognormal (Hahn & Meeker, Statistical Intervals, 1991, 4.8). sd is shrunk towards
@@ -19,8 +20,10 @@ Every run is one sample: what must stay rare is a clean *run* with any slice ove
    The gate of a bin is the deviation whose z equals that bound.
 
 Assumed: clean runs are exchangeable and a run's worst z is lognormal (it is a largest of many, so skewed to the right).
-Six runs cannot show a level of 1e-3 without an assumption; from 1 / level runs on a conformal quantile of z takes the
-place of step 4.
+Six runs cannot show a level of 1e-3 without an assumption: such a gate is labelled `lognormal`. From 1 / level runs on
+the conformal quantile of z takes the place of step 4, the ceil((n + 1)(1 - level))-th smallest of the runs' own z:
+under exchangeability alone the next run is above it with probability at most `level` (Vovk, Gammerman & Shafer 2005,
+Algorithmic Learning in a Random World, 2.2; with z from the other runs, Barber et al. 2021, doi 10.1214/20-AOS1965).
 """
 
 from __future__ import annotations
@@ -35,10 +38,18 @@ from parity.floor.bins import Bin, resolution
 from parity.floor.student import upper_quantile
 
 LEAST_RUNS = 4
+ENOUGH_RUNS = 8
+"""Runs that make a bin count however many others lack it: 12 runs, two thirds, were found enough for every size before
+runs of many lengths were mixed."""
+
 NEAR_SIZES = 2
 LEAST_SPREAD = 0.05
 """Least relative spread of y. Clean prompts can share their first tokens, whose errors then repeat bit for bit, while
 another summation order of the same recipe moves a single row's error by some percent."""
+
+LEAST_SPREAD_OF_FLIPS = 1 / 3
+"""The same by distance, where an error is a count of elements rounded the other way: a count near one has a relative
+standard deviation of one, its root of a half, and y of two thirds of that."""
 
 PRIOR_SPREAD_OF_Z = 0.25
 PRIOR_RUNS = 8
@@ -51,15 +62,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scale:
-    """What a bin's worst deviation is in clean runs: centre and spread of y = v^(2/3), and in how many runs it occurs.
-
-    counts: in enough runs to be judged by.
-    """
+    """What a bin's worst deviation is in clean runs: centre and spread of y = v^(2/3), from how many runs."""
 
     centre: float
     spread: float
     runs: int
-    counts: bool
 
     @property
     def typical(self) -> float:
@@ -77,47 +84,74 @@ class Scale:
 
 @dataclass(frozen=True)
 class Gate:
-    """The gate of one mode. z: the bound; run_z: the clean runs' own z, sorted; level: share allowed over the bound."""
+    """The gate of one mode. z: the bound; run_z: the clean runs' own z, sorted; level: share allowed over the bound.
+
+    method: `conformal`, from the runs alone, or `lognormal`, by the model of step 4.
+    """
 
     z: float
     run_z: tuple[float, ...]
     level: float
+    method: str = "lognormal"
 
 
-def set_gate(worst: Array, keys: Sequence[Bin], level: float) -> tuple[list[Scale], Gate | None]:
+def set_gate(worst: Array, keys: Sequence[Bin], level: float) -> tuple[list[Scale | None], Gate | None]:
     """Scales and gate of one mode's bins.
 
-    worst: [n, B], a run's worst deviation in each bin, NaN where it has none. Returns the scale of each bin, and the
-    gate, or None from fewer than 4 runs or without any bin that varies.
+    worst: [n, B], a run's worst deviation in each bin, NaN where it has none. Returns the scale of each bin, None for
+    one that too few runs have to be judged by; and the gate, or None from fewer than 4 runs or without any bin that
+    varies.
     """
-    least = np.array([resolution(key.stage, key.metric) for key in keys])
+    least = np.array([resolution(key) for key in keys])
+    needed = least_runs_of_a_bin(len(worst))
     y = np.maximum(_with_smaller_sizes(worst, keys), least) ** (2 / 3)
-    counts = (~np.isnan(y)).sum(0) >= least_runs_of_a_bin(len(y))
+    counts = (~np.isnan(y)).sum(0) >= needed
+    least_spread = np.array([LEAST_SPREAD_OF_FLIPS if key.mode == "distance" else LEAST_SPREAD for key in keys])
     stages = _groups([(k.stage, *_kind_of(k)) for k in keys])
     kinds = _groups([_kind_of(k) for k in keys])
     z = np.full(len(y), -np.inf)
     for run in range(len(y)):
-        centre, spread, runs = _location(np.delete(y, run, axis=0), stages, kinds)
+        centre, spread, runs = _location(np.delete(y, run, axis=0), stages, kinds, least_spread)
         known = ~np.isnan(worst[run]) & counts & (centre > 0)
         if known.any():
             excess = (y[run] - centre)[known] / (spread * np.sqrt(1 + 1 / np.maximum(runs, 1)))[known]
             z[run] = excess.max()
-    centre, spread, runs = _location(y, stages, kinds)
+    centre, spread, runs = _location(y, stages, kinds, least_spread)
     scales = [
-        Scale(float(m), float(s), int(r), bool(c)) for m, s, r, c in zip(centre, spread, runs, counts, strict=True)
+        Scale(_short(m), _short(s), int(r)) if c else None
+        for m, s, r, c in zip(centre, spread, runs, counts, strict=True)
     ]
     z = z[np.isfinite(z)]
     if len(z) < LEAST_RUNS:
         return scales, None
+    bound = conformal_bound(z, level)
+    method = "lognormal" if bound is None else "conformal"
+    bound = lognormal_bound(z, level) if bound is None else bound
+    return scales, Gate(float(bound), tuple(_short(one) for one in sorted(z.tolist())), level, method)
+
+
+def conformal_bound(z: Array, level: float) -> float | None:
+    """The order statistic that the next exchangeable run exceeds with probability at most `level`; None when too few
+    runs have one (fewer than 1 / level - 1)."""
+    rank = int(np.ceil((len(z) + 1) * (1 - level) - 1e-9))
+    return None if rank > len(z) else float(np.sort(z)[rank - 1])
+
+
+def lognormal_bound(z: Array, level: float) -> float:
+    """The upper prediction bound of one more run's z, by the model of step 4."""
     log_z, freedom = np.log(np.maximum(z, 1.0)), len(z) - 1 + PRIOR_RUNS
     variance = (((log_z - log_z.mean()) ** 2).sum() + PRIOR_RUNS * PRIOR_SPREAD_OF_Z**2) / freedom
-    bound = np.exp(log_z.mean() + upper_quantile(level, freedom) * np.sqrt(variance * (1 + 1 / len(z))))
-    return scales, Gate(float(bound), tuple(sorted(z.tolist())), level)
+    return float(np.exp(log_z.mean() + upper_quantile(level, freedom) * np.sqrt(variance * (1 + 1 / len(z)))))
+
+
+def _short(value: float) -> float:
+    """Five digits: a scale from tens of runs is known to one, and a stored floor stays small."""
+    return float(f"{value:.5g}")
 
 
 def least_runs_of_a_bin(runs: int) -> int:
     """In how many of `runs` clean runs a bin must occur to be judged by."""
-    return max(3, -(-2 * runs // 3))
+    return max(3, min(-(-2 * runs // 3), ENOUGH_RUNS))
 
 
 def substitute_sizes(size: int) -> list[tuple[int, float]]:
@@ -134,10 +168,11 @@ def substitute_sizes(size: int) -> list[tuple[int, float]]:
 
 
 def _with_smaller_sizes(worst: Array, keys: Sequence[Bin]) -> Array:
-    """Missing entries filled from the same run's smaller sizes."""
+    """Missing entries of bins that fewer than ENOUGH_RUNS have, filled from the same run's smaller sizes."""
     at = {key: column for column, key in enumerate(keys)}
-    filled = worst.copy()
-    for column, key in enumerate(keys):
+    filled, short = worst.copy(), (~np.isnan(worst)).sum(0) < ENOUGH_RUNS
+    for column in np.flatnonzero(short).tolist():
+        key = keys[column]
         for size, _ in (near for near in substitute_sizes(key.size) if near[0] < key.size):
             other = at.get(key._replace(size=size))
             if other is not None:
@@ -153,7 +188,9 @@ def _groups(names: list) -> NDArray[np.int64]:
     return np.unique([str(name) for name in names], return_inverse=True)[1]
 
 
-def _location(y: Array, stages: NDArray[np.int64], kinds: NDArray[np.int64]) -> tuple[Array, Array, NDArray[np.int64]]:
+def _location(
+    y: Array, stages: NDArray[np.int64], kinds: NDArray[np.int64], least_spread: Array
+) -> tuple[Array, Array, NDArray[np.int64]]:
     """(centre, spread, runs) of each bin. stages, kinds: [B], the groups that its relative spread is shrunk towards."""
     runs = (~np.isnan(y)).sum(0)
     centre = np.nansum(y, 0) / np.maximum(runs, 1)
@@ -167,4 +204,4 @@ def _location(y: Array, stages: NDArray[np.int64], kinds: NDArray[np.int64]) -> 
     kind_of_stage[stages] = kinds
     of_stage = (sum_stage + weight * of_kind[kind_of_stage]) / (free_stage + weight)
     relative = np.sqrt((squares + 2 * weight * of_stage[stages]) / (freedom + 2 * weight))
-    return centre, centre * np.maximum(relative, LEAST_SPREAD), runs
+    return centre, centre * np.maximum(relative, least_spread), runs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +18,17 @@ from parity.records import site_name
 
 @dataclass
 class FloorSample:
-    """The worst deviation of one clean run in every bin it has slices for. run: its name (prompt, schedule)."""
+    """The worst deviation of one clean run in every bin it has slices for.
+
+    run: its name (prompt, schedule, order). document: what its prompt was cut from; the run's name by default.
+    """
 
     run: str
     worst: dict[Bin, float] = field(default_factory=dict)
+    document: str = ""
+
+    def __post_init__(self) -> None:
+        self.document = self.document or self.run
 
     def add(
         self,
@@ -53,3 +62,30 @@ class FloorSample:
                     worst = values[measured][(keys == pair).all(1)].max()
                     key = Bin(mode, stage, bin_layer(kind, layer), kind, metric, phase, int(pair[0]), int(pair[1]))
                     self.worst[key] = max(self.worst.get(key, 0.0), float(worst))
+
+
+def append_sample(sample: FloorSample, path: Path) -> None:
+    """Add a sample to a file of samples, one JSON line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "run": sample.run,
+        "document": sample.document,
+        "worst": [[*key, value] for key, value in sample.worst.items()],
+    }
+    with path.open("a") as file:
+        file.write(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def read_samples(path: Path) -> list[FloorSample]:
+    """The samples of such a file; none when there is no file. A last line cut short by a killed process is left out."""
+    if not path.is_file():
+        return []
+    samples = []
+    for line in path.read_text().splitlines():
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        worst = {Bin._make(fields): value for *fields, value in content["worst"]}
+        samples.append(FloorSample(content["run"], worst, content["document"]))
+    return samples

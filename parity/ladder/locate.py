@@ -81,7 +81,7 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
     stage = added[0].stage
     here = [record for record in added if record.stage == stage]
     layers = tuple(dict.fromkeys(record.layer for record in here if record.layer is not None))
-    sites = {record.layer: replay.site(record.layer, stage) for record in here}
+    sites = {record.layer: replay.emulate(replay.site(record.layer, stage), floor.recipe.name) for record in here}
     prints = {layer: _fingerprint(replay, site) for layer, site in sites.items()}
     slices = [
         fingerprint.slice
@@ -142,6 +142,7 @@ def _of_layer(
     return {
         "layer": record.layer,
         "over_floor": record.over_floor,
+        "over_gates": dict(record.over_gates),
         "worst_slice": worst.where if worst else None,
         "sentence": sentence,
         "slice": where,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from parity.align import Aligned
 from parity.compare import measure_aligned, over_floor_by_kind
@@ -29,17 +30,27 @@ def narrowest_slice(site: ReplayedSite, record: Comparison, floor: Floor) -> Sli
     if term(record.stage).values == "ids":
         return Slice()
     best: tuple[float, str, list[int]] | None = None
-    for measured in measure_aligned(oracle=site.oracle, sut=site.sut):
+    mode, against = _blaming_gate(site, record)
+    for measured in measure_aligned(oracle=against, sut=site.sut):
         if measured.phase != record.phase:
             continue
         numbers = {kind: table.index for kind, table in measured.tables}
-        for kind, (_, over) in over_floor_by_kind(measured, floor, "isolated").items():
+        for kind, (_, over) in over_floor_by_kind(measured, floor, mode).items():
             exceeding = np.flatnonzero(np.nan_to_num(over, nan=0.0) > 1)
             if len(exceeding) and over[exceeding].max() >= np.sqrt(over_floor):
                 share = len(exceeding) / len(over)
                 if best is None or share < best[0]:
                     best = share, kind, numbers[kind][exceeding].tolist()
     return Slice() if best is None else _as_slice(best[1], best[2], site.sut)
+
+
+def _blaming_gate(site: ReplayedSite, record: Comparison) -> tuple[str, torch.Tensor]:
+    """The gate whose score the record carries, and what that one compares with."""
+    assert site.oracle is not None
+    gates = record.over_gates
+    if site.emulated is not None and gates.get("distance", 0.0) > gates.get("error", 0.0):
+        return "distance", site.emulated
+    return "isolated", site.oracle
 
 
 def joined_slice(slices: Sequence[Slice]) -> Slice:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from parity.align import Aligned, align
-from parity.compare import compare_aligned
-from parity.errors import TraceError
+from parity.compare.isolated import judge_replayed
+from parity.errors import TraceError, UsageError
 from parity.floor import Floor
 from parity.records import Comparison, Summary, Verdict, site_name
 from parity.runner import Replayer
-from parity.stages import Family, family
+from parity.stages import Family, family, term
 from parity.trace import Trace
 
 Progress = Callable[[int, int], None]
@@ -29,6 +29,7 @@ class ReplayedSite:
     inputs: the SUT's own inputs by the names of the family's graph (`ids` for the embedding), row for row of `sut`;
         views of the trace's tensors where their order allows it, so do not write to them. Empty with an obstacle.
     obstacle: why there is no oracle tensor (an input that the trace does not hold, rows that contradict each other).
+    emulated: what the recipe's emulation puts out for the same inputs, where it was asked for.
     """
 
     layer: int | None
@@ -37,13 +38,18 @@ class ReplayedSite:
     oracle: torch.Tensor | None
     obstacle: str = ""
     inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    request: int = 0
+    emulated: torch.Tensor | None = None
 
 
 class Replay:
     """All isolated experiments on one trace: `site` replays one stage, `compare` judges them all.
 
-    trace: of an SUT, with the inputs of every stage captured over all positions. oracle: can replay a stage.
-    recipe: `fp32`, or a precision recipe to emulate.
+    trace: of an SUT, with the inputs of every stage captured over all positions; of one capture, in memory or on disk.
+        Prefill chunks and decode steps of a request are replayed together: what a decode step reads of earlier
+        positions is in the trace.
+    oracle: can replay a stage. recipe: `fp32`, or a precision recipe to emulate.
+    request: which one `site` replays; `compare` covers them all.
     """
 
     def __init__(self, trace: Trace, oracle: Replayer, *, request: int = 0, recipe: str = "fp32") -> None:
@@ -53,26 +59,39 @@ class Replay:
         self.recipe = recipe
         self.family: Family = family(trace.run.family)
         # Neighbouring stages share inputs; a layer's worth of them is kept.
-        self._aligned = lru_cache(maxsize=32)(self._align)
+        self._aligned = lru_cache(maxsize=32 * max(len(trace.run.requests), 1))(self._align)
 
-    def site(self, layer: int | None, stage: str) -> ReplayedSite:
-        """Replay one stage on the SUT's inputs."""
+    def site(self, layer: int | None, stage: str, *, request: int | None = None) -> ReplayedSite:
+        """Replay one stage on the SUT's inputs. Raises UsageError for a site that the model does not have."""
+        self._refuse_unknown(layer, stage)
+        number = self.request if request is None else request
         try:
-            sut = self._aligned(layer, stage)
-            inputs = {} if sut is None else self._inputs(sut, layer, stage)
+            sut = self._aligned(layer, stage, number)
+            inputs = {} if sut is None else self._inputs(sut, layer, stage, number)
         except TraceError as error:
-            return ReplayedSite(layer, stage, None, None, str(error))
+            return ReplayedSite(layer, stage, None, None, str(error), request=number)
         if sut is None:
-            return ReplayedSite(layer, stage, None, None, f"not in the SUT's trace: {site_name(layer, stage)}")
+            missing = f"not in the SUT's trace: {site_name(layer, stage)}"
+            return ReplayedSite(layer, stage, None, None, missing, request=number)
         if isinstance(inputs, str):
-            return ReplayedSite(layer, stage, sut, None, inputs)
-        positions = torch.from_numpy(sut.position)
-        oracle = self.oracle.replay(stage, layer, inputs, positions=positions, recipe=self.recipe)
-        return ReplayedSite(layer, stage, sut, oracle, inputs=inputs)
+            return ReplayedSite(layer, stage, sut, None, inputs, request=number)
+        oracle = self._replay(layer, stage, inputs, sut, self.recipe)
+        return ReplayedSite(layer, stage, sut, oracle, inputs=inputs, request=number)
 
-    def _inputs(self, sut: Aligned, layer: int | None, stage: str) -> dict[str, torch.Tensor] | str:
+    def emulate(self, site: ReplayedSite, recipe: str) -> ReplayedSite:
+        """The same site with what the emulation of `recipe` puts out for its inputs; unchanged with an obstacle."""
+        if site.sut is None or site.oracle is None or site.emulated is not None:
+            return site
+        return replace(site, emulated=self._replay(site.layer, site.stage, site.inputs, site.sut, recipe))
+
+    def _replay(
+        self, layer: int | None, stage: str, inputs: Mapping[str, torch.Tensor], sut: Aligned, recipe: str
+    ) -> torch.Tensor:
+        return self.oracle.replay(stage, layer, inputs, positions=torch.from_numpy(sut.position), recipe=recipe)
+
+    def _inputs(self, sut: Aligned, layer: int | None, stage: str, request: int) -> dict[str, torch.Tensor] | str:
         """The SUT's own inputs of a stage, row for row of `sut`; else, in words, why they cannot be had."""
-        ids = self.trace.run.requests[self.request]
+        ids = self.trace.run.requests[request]
         if stage == "embed.out":
             return {"ids": torch.tensor(ids)[torch.from_numpy(sut.position)]}
         node = self.family.stage(stage)
@@ -81,7 +100,7 @@ class Replay:
                 f"it reads the positions before its own, and the trace holds {sut.position[0]}..{sut.position[-1]} only"
             )
         places = {name: self.family.resolve(layer, name, layers=self.trace.run.layers) for name in node.inputs}
-        found = {name: self._aligned(*place) for name, place in places.items()}
+        found = {name: self._aligned(*place, request) for name, place in places.items()}
         missing = [site_name(*places[name]) for name, aligned in found.items() if aligned is None]
         if missing:
             return "not in the SUT's trace: " + ", ".join(missing)
@@ -92,35 +111,86 @@ class Replay:
         return {name: aligned.tensor for name, aligned in held.items()}
 
     def sites(self) -> Iterator[ReplayedSite]:
-        """Every site of the model in order of computation."""
+        """Every site of the model in order of computation, of the one request."""
         for layer, stage in self.family.sites(self.trace.run.layers):
             yield self.site(layer, stage.name)
 
+    def requests_at(self, layer: int | None, stage: str) -> list[ReplayedSite]:
+        """One site replayed for every request of the trace."""
+        return [self.site(layer, stage, request=number) for number in range(len(self.trace.run.requests))]
+
     def compare(self, *, floor: Floor | None, progress: Progress | None = None) -> Summary:
-        """Judge every site's isolated error; one comparison a site and phase."""
-        total = sum(1 for _ in self.family.sites(self.trace.run.layers))
+        """Judge every site's isolated error over all requests; one comparison a site and phase.
+
+        Raises UsageError for a floor of another recipe or lineage than the trace's.
+        """
+        if floor is not None:
+            floor.refuse_other(self.trace.run)
+        places = [(layer, stage.name) for layer, stage in self.family.sites(self.trace.run.layers)]
         records: list[Comparison] = []
-        for number, site in enumerate(self.sites(), 1):
-            records += self.judge(site, floor=floor)
+        for number, place in enumerate(places, 1):
+            records += self.judge(*self.requests_at(*place), floor=floor)
             if progress is not None:
-                progress(number, total)
+                progress(number, len(places))
         return Summary(tuple(record.name for record in records), tuple(records))
 
-    def judge(self, site: ReplayedSite, *, floor: Floor | None) -> tuple[Comparison, ...]:
-        """The comparison of one replayed site; NOT_COMPARED where an input was not captured."""
-        name = site_name(site.layer, site.stage)
-        if site.sut is None or site.oracle is None:
-            absent = not self.trace.select(stage=site.stage, layer=site.layer)
-            verdict = Verdict.MISSING_IN_SUT if absent else Verdict.NOT_COMPARED
-            return (
-                Comparison(name, site.layer, site.stage, "prefill", verdict, reason=site.obstacle, mode="isolated"),
-            )
-        logits = None
-        if site.stage == "moe.topk_ids":
-            scores = self._aligned(site.layer, "moe.router_logits")
-            logits = None if scores is None else scores.tensor
-        records = compare_aligned(oracle=site.oracle, sut=site.sut, router_logits=logits, floor=floor)
-        return tuple(replace(record, name=name) for record in records)
+    def judge(self, *sites: ReplayedSite, floor: Floor | None) -> tuple[Comparison, ...]:
+        """The comparisons of one stage, replayed for one request or several; NOT_COMPARED where an input was not
+        captured.
 
-    def _align(self, layer: int | None, stage: str) -> Aligned | None:
-        return align(self.trace, stage, layer, self.request)
+        Two gates, where the floor has both: the error against exact arithmetic, and the distance to the emulation of
+        the floor's recipe on the same inputs, which shares the recipe's roundings and so sees what they would cover.
+        """
+        layer, stage = sites[0].layer, sites[0].stage
+        held = [site for site in sites if site.sut is not None and site.oracle is not None]
+        if not held:
+            absent = not self.trace.select(stage=stage, layer=layer)
+            verdict = Verdict.MISSING_IN_SUT if absent else Verdict.NOT_COMPARED
+            return tuple(
+                Comparison(
+                    site_name(layer, stage), layer, stage, phase, verdict, reason=sites[0].obstacle, mode="isolated"
+                )
+                for phase in self._phases()
+            )
+        by_distance = floor is not None and "distance" in floor.gates and term(stage).values != "ids"
+        if floor is not None and by_distance:
+            held = [self.emulate(site, floor.recipe.name) for site in held]
+        scores = [self._router_logits(site) for site in held] if stage == "moe.topk_ids" else None
+        records = judge_replayed(
+            [(site.oracle, site.sut) for site in held if site.oracle is not None and site.sut is not None],
+            emulated=[site.emulated for site in held] if by_distance else None,
+            router_logits=scores,
+            floor=floor,
+        )
+        without = [site for site in sites if site.oracle is None]
+        return tuple(_with_obstacles(record, without) for record in records)
+
+    def _router_logits(self, site: ReplayedSite) -> torch.Tensor | None:
+        scores = self._aligned(site.layer, "moe.router_logits", site.request)
+        return None if scores is None else scores.tensor
+
+    def _phases(self) -> list[str]:
+        found = {capture.phase for capture in self.trace.captures}
+        return [phase for phase in ("prefill", "decode") if phase in found] or ["prefill"]
+
+    def _refuse_unknown(self, layer: int | None, stage: str) -> None:
+        node = self.family.stage(stage)
+        inside, layers = node in self.family.layer, self.trace.run.layers
+        if inside != (layer is not None) or (layer is not None and not 0 <= layer < layers):
+            raise UsageError(
+                place=f"replay of {stage}",
+                expected=f"a layer 0..{layers - 1}" if inside else f"no layer: {stage} stands outside the layers",
+                found=f"layer {layer}",
+                next_step="Layer indices are absolute and start at 0; the family's graph is in parity/stages.py.",
+            )
+
+    def _align(self, layer: int | None, stage: str, request: int) -> Aligned | None:
+        return align(self.trace, stage, layer, request)
+
+
+def _with_obstacles(record: Comparison, without: list[ReplayedSite]) -> Comparison:
+    """A comparison of some requests only is no clean bill for the others."""
+    if not without or not record.verdict.healthy:
+        return record
+    reason = f"{len(without)} requests could not be replayed: {without[0].obstacle}"
+    return replace(record, verdict=Verdict.NOT_COMPARED, reason=reason)

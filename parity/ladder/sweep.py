@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,7 +38,11 @@ def sweep(oracle: Any, sut: Trace, *, floor: Floor | None) -> Summary:
     The oracle is routed as the SUT was. What the SUT chose is judged where it differs from the oracle's own choice: a
     flip is excused only if its margin in the oracle's logits lies within their floor.
     """
-    truth = oracle_trace(oracle, sut)
+    return sweep_against(oracle, oracle_trace(oracle, sut), sut, floor=floor)
+
+
+def sweep_against(oracle: Any, truth: Trace, sut: Trace, *, floor: Floor | None) -> Summary:
+    """`sweep` for a caller that has the oracle's trace already, routed as the SUT was."""
     routed = [
         record
         for request in range(len(sut.run.requests))
@@ -51,6 +56,45 @@ def sweep(oracle: Any, sut: Trace, *, floor: Floor | None) -> Summary:
     order = {site: rank for rank, site in enumerate((at, s.name) for at, s in graph.sites(sut.run.layers))}
     records = sorted([*kept, *routed], key=lambda record: order[record.layer, record.stage])
     return Summary(tuple(record.name for record in records), tuple(records))
+
+
+def sweep_free(oracle: Any, sut: Trace, *, floor: Floor | None) -> Summary:
+    """The same with an oracle that chooses its own experts: what an engine's user sees.
+
+    Tokens that a near-tie sent elsewhere are judged by the floor of such tokens, (token, expert) pairs that one side
+    alone computed are excluded and counted; over 5 % of them a site is unresolved (NO_POWER). A floor without `free`
+    runs measures and does not judge.
+    """
+    usable = floor if floor is not None and "free" in floor.gates else None
+    return compare_traces(oracle=oracle_trace(oracle, sut, routed_alike=False), sut=sut, floor=usable, mode="free")
+
+
+@dataclass(frozen=True)
+class RoutingOfLayer:
+    """Both sides' choices in one layer under the free arm. overlap: experts in common of top_k, on average; complete:
+    share of tokens with all in common; excluded: share of expert rows without a counterpart."""
+
+    layer: int
+    overlap: float
+    top_k: float
+    complete: float
+    excluded: float
+
+
+def routing_by_layer(free: Summary) -> list[RoutingOfLayer]:
+    """Expert overlap and excluded share of every layer, phases weighted by their rows."""
+    found = []
+    for layer in sorted({c.layer for c in free.comparisons if c.stage == "moe.topk_ids" and c.layer is not None}):
+        choices = [c for c in free.comparisons if (c.stage, c.layer) == ("moe.topk_ids", layer) and c.rows]
+        rows = [c for c in free.comparisons if (c.stage, c.layer) == ("moe.gate", layer)]
+        tokens = sum(c.rows for c in choices)
+        if not tokens:
+            continue
+        excluded, everything = sum(c.excluded_rows for c in rows), sum(c.rows + c.excluded_rows for c in rows)
+        overlap, complete = (sum(c.whole[name] * c.rows for c in choices) / tokens for name in ("overlap", "complete"))
+        share = excluded / everything if everything else 0.0
+        found.append(RoutingOfLayer(layer, overlap, choices[0].whole["top_k"], complete, share))
+    return found
 
 
 def _layers(sut: Trace) -> list[int | None]:

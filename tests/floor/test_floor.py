@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from parity.errors import UsageError, ValueRangeError
 from parity.floor import Bin, Floor, FloorSample, calibrate, refuse_engine
 
 
-def tensor_bin(size: int, metric: str = "slope", **more) -> Bin:
+def tensor_bin(size: int, metric: str = "slope", **more: Any) -> Bin:
     return Bin("isolated", "attn.out", 0, "tensor", metric, "prefill", -1, size)._replace(**more)
 
 

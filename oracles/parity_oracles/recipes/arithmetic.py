@@ -89,6 +89,8 @@ class Order:
     reciprocal: activations times 1/scale before they are rounded to E4M3, instead of divided by the scale. This leaves
     the letter of the specification, as approximate division on a GPU does: BF16 values often lie exactly on a tie of
     E4M3, and half an ulp then moves them by a whole step, 2e-3 of a projection's norm where the others move 1e-5.
+    tensor_core: linear layers summed as a GPU's matrix unit does (parity_oracles/recipes/tensor_core.py); the number is
+    how many values of K in E4M3 it sums before they are moved to fp32.
     """
 
     dot: int | None = None
@@ -100,6 +102,7 @@ class Order:
     inv_freq64: bool = False
     contracted: bool = False
     reciprocal: bool = False
+    tensor_core: int | None = None
 
     @property
     def strict(self) -> bool:
@@ -114,6 +117,8 @@ ORDERS = (
     Order(dot=16, split_k=2, kv_block=None, norm=128, base2=True, contracted=True),
     Order(reciprocal=True),
     Order(dot=16, kv_block=32, base2=True, scales_apart=True, contracted=True, reciprocal=True),
+    Order(tensor_core=32, kv_block=128, base2=True, contracted=True),
+    Order(tensor_core=128, norm=64, inv_freq64=True),
 )
-"""Order 0 is the specification read plainly. Noise floors are calibrated from runs in the strict ones; the last two are
-for engines whose division is not IEEE's."""
+"""Order 0 is the specification read plainly. Orders 4 and 5 are for engines whose division is not IEEE's; 6 and 7 sum
+as a GPU's matrix units do. Noise floors are calibrated from runs in the strict ones."""

@@ -14,6 +14,7 @@ import torch
 from parity_oracles.checkpoint.block_fp8 import dequantize_block_fp8
 from parity_oracles.recipes.arithmetic import BLOCK, Arithmetic, Order
 from parity_oracles.recipes.formats import quantize_activation, quantize_weight
+from parity_oracles.recipes.tensor_core import sum_bf16, sum_fp8
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def multiply(x: Operand, matrix: Matrix, arithmetic: Arithmetic, order: Order) -
     if arithmetic.linear == "fp8_block":
         return _multiply_fp8(x, matrix, order)
     if arithmetic.linear == "bf16":
+        if order.tensor_core is not None:
+            return sum_bf16(x.values, matrix.as_bf16)
         return _multiply_plain(x.values, matrix.as_bf16, order)
     return _multiply_plain(x.values, matrix.exact32.to(arithmetic.compute), order)
 
@@ -96,7 +99,10 @@ def _multiply_fp8(x: Operand, matrix: Matrix, order: Order) -> torch.Tensor:
         total = None
         for block in range(first, last):
             columns = slice(block * BLOCK, (block + 1) * BLOCK)
-            part = dot(x.values[:, columns], weight[:, columns], order.dot)
+            if order.tensor_core is not None:
+                part = sum_fp8(x.values[:, columns], weight[:, columns], promote=order.tensor_core)
+            else:
+                part = dot(x.values[:, columns], weight[:, columns], order.dot)
             row_scale, column_scale = x.scale[:, block, None], weight_scale[block]
             if order.scales_apart:
                 part = part.mul_(row_scale).mul_(column_scale)

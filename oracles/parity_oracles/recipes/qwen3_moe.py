@@ -19,6 +19,7 @@ from parity_oracles.checkpoint import Hyper
 from parity_oracles.recipes.arithmetic import Arithmetic, Order
 from parity_oracles.recipes.attention import attend
 from parity_oracles.recipes.linear import Matrix, dot, multiply, prepare
+from parity_oracles.recipes.tensor_core import sum_bf16
 from parity_oracles.recipes.weights import Weights
 
 
@@ -279,6 +280,8 @@ def _unquantized(x: torch.Tensor, matrix: Matrix, c: Call) -> torch.Tensor:
     x = c.arithmetic.enter(x)
     if c.arithmetic.boundary is None:
         return dot(x, matrix.exact32.to(c.arithmetic.compute), None)
+    if c.order.tensor_core is not None:
+        return sum_bf16(x, matrix.as_bf16)
     return dot(x, matrix.as_bf16, c.order.dot)
 
 

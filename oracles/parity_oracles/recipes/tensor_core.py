@@ -1,0 +1,70 @@
+"""How does a GPU's matrix unit sum? The documented arithmetic of tensor cores, narrower than fp32 on purpose.
+
+BF16: products are exact; each instruction adds 16 of them to the fp32 accumulator and rounds towards zero.
+Source: Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores", doi 10.7717/peerj-cs.330, section 4.
+E4M3: an instruction adds 32 products and the accumulator after aligning all to the largest of them, and keeps 13 bits
+below its leading one. Source: DeepSeek-V3 report, arXiv 2412.19437, section 3.3.2 ("around 14 bits").
+
+An engine on such a unit is as correct as one that sums in fp32: the recipe names the operands, not the adder.
+Letters: T rows, K reduced, N outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+
+BF16_DEPTH, FP8_DEPTH = 16, 32
+"""Values of K that one instruction reduces (PTX ISA, wgmma.mma_async: k16 for bf16, k32 for e4m3)."""
+
+KEPT_BITS = 13
+_ELEMENTS = 1 << 18  # products held at a time: they stay in the second-level cache
+
+
+def sum_bf16(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """[T, K] by [N, K] to [T, N] fp32: 16 exact products at a time, the running sum rounded towards zero."""
+    total = torch.zeros(len(x), len(weight))
+    for start in range(0, x.shape[1], BF16_DEPTH):
+        span = slice(start, start + BF16_DEPTH)
+        wide = total.double() + x[:, span].double() @ weight[:, span].double().T
+        total = _towards_zero(wide)
+    return total
+
+
+def sum_fp8(x: torch.Tensor, weight: torch.Tensor, *, promote: int) -> torch.Tensor:
+    """[T, K] by [N, K] to [T, N] fp32, x and weight on the E4M3 grid.
+
+    promote: values of K after which the unit's sum is moved to an fp32 register and added there; a multiple of 32.
+    """
+    out = torch.empty(len(x), len(weight))
+    step = max(1, _ELEMENTS // (max(len(weight), 1) * FP8_DEPTH))
+    for first in range(0, len(x), step):
+        out[first : first + step] = _sum_rows(x[first : first + step], weight, promote)
+    return out
+
+
+def _sum_rows(x: torch.Tensor, weight: torch.Tensor, promote: int) -> torch.Tensor:
+    total = torch.zeros(len(x), len(weight))
+    for start in range(0, x.shape[1], promote):
+        held = torch.zeros_like(total)
+        for first in range(start, min(start + promote, x.shape[1]), FP8_DEPTH):
+            span = slice(first, min(first + FP8_DEPTH, start + promote))
+            held = _instruction(x[:, span], weight[:, span], held)
+        total = total + held
+    return total
+
+
+def _instruction(x: torch.Tensor, weight: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+    """held + x @ weight.T, every addend cut to 13 bits below the leading one of the largest."""
+    products = x[:, None, :] * weight[None, :, :]
+    largest = torch.maximum(products.abs().amax(-1), held.abs())
+    _, exponent = torch.frexp(largest)
+    unit = torch.ldexp(torch.ones_like(largest), exponent - 1 - KEPT_BITS)
+    kept = products.mul_((1 / unit)[..., None]).trunc_().sum(-1)  # powers of two: both scalings are exact
+    return (kept + (held / unit).trunc()) * unit
+
+
+def _towards_zero(wide: torch.Tensor) -> torch.Tensor:
+    """fp64 to fp32, rounded towards zero."""
+    near = wide.float()
+    beyond = near.double().abs() > wide.abs()
+    return torch.where(beyond, torch.nextafter(near, torch.zeros_like(near)), near)

@@ -1,0 +1,133 @@
+"""Is what a stage made of its own inputs right? Two gates: the error against exact arithmetic, the distance to the
+recipe's emulation.
+
+On identical inputs the recipe's roundings are shared: the SUT and the emulation quantize the same numbers alike, so
+that what is left between them is the order of sums. A scale error of 1.005 moves an FP8 projection's error against
+FP32 from 2.7 % to 2.75 %, which no gate sees, and its distance to the emulation from 1e-5 to 5e-3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from parity.align import Aligned, Routing, route
+from parity.compare.judge import judge
+from parity.compare.labels import RowLabels, label_rows
+from parity.compare.measure import Measured, measure
+from parity.compare.pair import check_pair
+from parity.compare.routes import judge_routes
+from parity.floor import Floor
+from parity.records import Comparison, Verdict, site_name
+from parity.stages import term
+
+Pair = tuple[torch.Tensor, Aligned]
+
+
+def judge_replayed(
+    pairs: Sequence[Pair],
+    *,
+    emulated: Sequence[torch.Tensor | None] | None = None,
+    router_logits: Sequence[torch.Tensor | None] | None = None,
+    floor: Floor | None,
+) -> tuple[Comparison, ...]:
+    """The comparisons of one stage, one a phase, over one or more requests.
+
+    pairs: (what the exact oracle makes of the SUT's inputs, what the SUT made of them), one a request, at least one.
+    emulated: what the recipe's emulation makes of them; None leaves the distance gate out.
+    router_logits: [T, E] of each request, for `moe.topk_ids` only.
+    Nothing broadcasts: a pair of other shapes or kinds of dtype gives SHAPE_MISMATCH or DTYPE_MISMATCH for the stage.
+    """
+    first = pairs[0][1]
+    for oracle, sut in pairs:
+        wrong = check_pair(
+            oracle=oracle, sut=sut.tensor, axes=sut.axes, stage=sut.stage, layer=sut.layer, mode="isolated"
+        )
+        if wrong is not None:
+            return (wrong,)
+    if term(first.stage).values == "ids":
+        return _judge_choices(pairs, router_logits or [None] * len(pairs), floor)
+    errors = [judge(part, floor=floor, mode="isolated") for part in measure_replayed(pairs)]
+    if floor is None or emulated is None or any(one is None for one in emulated):
+        return tuple(_alone(record) for record in errors)
+    near = measure_replayed([(e, sut) for e, (_, sut) in zip(emulated, pairs, strict=True) if e is not None])
+    distances = [judge(part, floor=floor, mode="distance") for part in near]
+    return tuple(_worse(error, distance) for error, distance in zip(errors, distances, strict=True))
+
+
+def measure_replayed(pairs: Sequence[Pair]) -> list[Measured]:
+    """The numbers of a stage's pairs, phase by phase, requests together."""
+    parts = [(oracle, sut.tensor, _labels(sut)) for oracle, sut in pairs]
+    first = pairs[0][1]
+    return measure(parts, stage=first.stage, layer=first.layer, axes=first.axes)
+
+
+def _labels(sut: Aligned) -> RowLabels:
+    return label_rows(
+        position=sut.position,
+        phase=sut.phase,
+        request=sut.request,
+        slots=sut.slots,
+        expert=sut.expert,
+        number=sut.row_in_expert,
+    )
+
+
+def _alone(error: Comparison) -> Comparison:
+    return error if error.over_floor is None else replace(error, over_gates={"error": error.over_floor})
+
+
+def _worse(error: Comparison, distance: Comparison) -> Comparison:
+    """One record of both gates: cleared by both, or blamed by the one that says most.
+
+    The whole tensor's metrics stay those against exact arithmetic. A distance that cannot be judged leaves the stage
+    unresolved: half a judgement is none.
+    """
+    scores = {"error": error.over_floor, "distance": distance.over_floor}
+    gates = {name: score for name, score in scores.items() if score is not None}
+    both = replace(error, over_gates=gates, unjudged=max(error.unjudged, distance.unjudged))
+    if error.verdict is Verdict.NONFINITE or distance.verdict is Verdict.MATCH:
+        return both
+    blamed = distance.verdict is Verdict.EXCEEDS_FLOOR
+    if blamed and (error.verdict is not Verdict.EXCEEDS_FLOOR or gates["distance"] > gates.get("error", 0.0)):
+        reason = f"{distance.reason}, by distance to the recipe's emulation on the same inputs"
+        return replace(
+            both, verdict=distance.verdict, reason=reason, worst=distance.worst, over_floor=distance.over_floor
+        )
+    if error.verdict.healthy and not distance.verdict.healthy:
+        reason = f"{distance.reason}, by distance to the recipe's emulation"
+        return replace(both, verdict=distance.verdict, reason=reason)
+    if error.verdict is Verdict.MATCH and gates:
+        return replace(both, over_floor=max(gates.values()))
+    if error.verdict is Verdict.WITHIN_FLOOR and gates.get("distance", 0.0) > gates["error"]:
+        return replace(both, over_floor=gates["distance"], worst=distance.worst)
+    return both
+
+
+def _judge_choices(
+    pairs: Sequence[Pair], logits: Sequence[torch.Tensor | None], floor: Floor | None
+) -> tuple[Comparison, ...]:
+    found: dict[str, list[tuple[Routing, RowLabels]]] = {}
+    for (oracle, sut), scores in zip(pairs, logits, strict=True):
+        labels = _labels(sut)
+        wide = None if scores is None else scores.float().cpu().numpy()
+        for phase in sorted(set(labels.phase.tolist()), key=("prefill", "decode").index) or ["prefill"]:
+            here = labels.phase == phase
+            routing = route(
+                oracle_ids=oracle.cpu().numpy()[here],
+                sut_ids=sut.tensor.cpu().numpy()[here],
+                router_logits=None if wide is None else wide[here],
+            )
+            found.setdefault(phase, []).append((routing, labels[here]))
+    layer, stage = pairs[0][1].layer, pairs[0][1].stage
+    records = []
+    for phase in sorted(found, key=("prefill", "decode").index):
+        parts = found[phase]
+        routing = Routing.join([(one, labels.position >= 0) for one, labels in parts])
+        record = judge_routes(
+            routing, RowLabels.join([labels for _, labels in parts]), layer=layer, floor=floor, mode="isolated"
+        )
+        records.append(_alone(replace(record, name=site_name(layer, stage))))
+    return tuple(records)

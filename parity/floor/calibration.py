@@ -1,0 +1,53 @@
+"""Which floor follows from these clean runs?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from parity.errors import UsageError
+from parity.floor.bins import Bin
+from parity.floor.floor import SOURCES, Floor
+from parity.floor.gate import LEAST_RUNS, Gate, Scale, set_gate
+from parity.floor.sample import FloorSample
+from parity.records import Environment, Lineage, Recipe
+
+
+def calibrate(
+    samples: Sequence[FloorSample],
+    *,
+    recipe: Recipe,
+    lineage: Lineage,
+    level: float = 1e-3,
+    source: str = SOURCES[0],
+    environment: Environment | None = None,
+) -> Floor:
+    """A floor from clean runs of a recipe's emulation.
+
+    samples: one a clean run, at least 4; their names must differ. level: share of clean runs that may exceed any gate;
+    the modes share it out evenly. A mode (chained, isolated, distance) needs at least 4 runs of its own, or it has no
+    gate.
+    Raises UsageError for too few runs.
+    """
+    names = tuple(sample.run for sample in samples)
+    if len(samples) < LEAST_RUNS or len(set(names)) != len(names):
+        raise UsageError(
+            place="calibration of a noise floor",
+            expected=f"at least {LEAST_RUNS} clean runs of different names",
+            found=f"{len(samples)}: {', '.join(names) or 'none'}",
+            next_step="Run the recipe's emulation on more prompts; eight give a usable gate.",
+        )
+    scales: dict[Bin, Scale] = {}
+    gates: dict[str, Gate] = {}
+    modes = sorted({key.mode for sample in samples for key in sample.worst})
+    for mode in modes:
+        having = [sample for sample in samples if any(key.mode == mode for key in sample.worst)]
+        keys = sorted({key for sample in having for key in sample.worst if key.mode == mode}, key=str)
+        worst = np.array([[sample.worst.get(key, np.nan) for key in keys] for sample in having])
+        of_mode, gate = set_gate(worst, keys, level / len(modes))
+        scales |= {key: scale for key, scale in zip(keys, of_mode, strict=True) if scale is not None}
+        if gate is not None:
+            gates[mode] = gate
+    documents = tuple(sorted({sample.document for sample in samples}))
+    return Floor(recipe, lineage, names, scales, gates, documents, source, environment)

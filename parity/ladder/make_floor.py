@@ -1,0 +1,117 @@
+"""How is a floor made from a model folder and prompts? Plan, clean runs, calibration, held-out runs, power."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from parity.errors import UsageError
+from parity.floor import Floor, calibrate, count_false_alarms
+from parity.ladder.calibrate import CleanRun, OnStep, sample_runs
+from parity.ladder.perturb import sample_perturbed
+from parity.ladder.plan import STRICT_ORDERS, plan_runs, split_documents
+from parity.ladder.power import measure_power
+from parity.runner import Request, Schedule, open_runner
+
+
+def make_floor(
+    *,
+    model: str,
+    prompts: Sequence[Path],
+    recipe: str | None = None,
+    runs: int = 72,
+    heldout: float = 0.33,
+    level: float = 1e-3,
+    longest: int = 2048,
+    keep: Path | None = None,
+    perturb: bool = False,
+    on_step: OnStep | None = None,
+) -> Floor:
+    """A floor of the recipe's emulation on `model`, its false alarms counted on documents kept apart.
+
+    prompts: JSON files with `ids`, or folders of them; each file is a document. recipe: the checkpoint's own when None.
+    heldout: share of the documents kept apart, and of `runs` made of them besides. keep: a file for the samples.
+    perturb: without exact arithmetic, which a model may be too large for: the spread that one rounding of the inputs
+    makes, labelled `input perturbation`; the other orders of the emulation still give the distance.
+    Raises UsageError for too few documents, and when an engine is loaded.
+    """
+    documents = read_documents(prompts)
+    emulations = {order: open_runner(f"recipe:{model}", **_options(recipe, order)) for order in STRICT_ORDERS}
+    info = emulations[0].describe()
+    names, apart = split_documents(list(documents), heldout=heldout)
+    planned = plan_runs({name: documents[name] for name in names}, runs=runs, longest=longest, seed=1)
+    count = max(1, round(runs * heldout))
+    others = plan_runs({name: documents[name] for name in apart}, runs=count, longest=longest, seed=2)
+    if perturb:
+        samples = [sample_perturbed(run, emulations=emulations) for run in [*planned, *others]]
+    else:
+        oracle = open_runner(f"recipe:{model}", recipe="fp32")
+        samples = sample_runs([*planned, *others], emulations=emulations, oracle=oracle, keep=keep, on_step=on_step)
+    floor = calibrate(
+        samples[: len(planned)],
+        recipe=info.recipe,
+        lineage=info.lineage,
+        level=level,
+        source="input perturbation" if perturb else "emulation",
+        environment=info.environment,
+    )
+    return replace(floor, heldout=count_false_alarms(floor, samples[len(planned) :]))
+
+
+def add_power(
+    floor: Floor,
+    *,
+    model: str,
+    prompts: Sequence[Path],
+    runs: int = 2,
+    longest: int = 512,
+    on_step: OnStep | None = None,
+) -> Floor:
+    """The floor with what its isolated gates see, measured in clean runs of the longest prompts it has not seen."""
+    documents = {name: ids for name, ids in read_documents(prompts).items() if name not in floor.documents}
+    chosen = sorted(documents, key=lambda name: (-len(documents[name]), name))[:runs]
+    if len(chosen) < runs:
+        raise UsageError(
+            place="power of a noise floor",
+            expected=f"{runs} documents that the floor was not calibrated on",
+            found=f"{len(chosen)} of {len(prompts)} files or folders",
+            next_step="Give other prompts.",
+        )
+    orders = [order for order in STRICT_ORDERS if order]
+    planned = [
+        CleanRun(Request(name, documents[name][:longest]), name, orders[number % len(orders)], Schedule())
+        for number, name in enumerate(chosen)
+    ]
+    name = floor.recipe.name
+    emulations = {run.order: open_runner(f"recipe:{model}", **_options(name, run.order)) for run in planned}
+    oracle = open_runner(f"recipe:{model}", recipe="fp32")
+    return replace(floor, power=measure_power(floor, planned, emulations=emulations, oracle=oracle, on_step=on_step))
+
+
+def read_documents(prompts: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """Token ids by document of prompt files and folders of them. Raises UsageError for a file without `ids`."""
+    files = [
+        file
+        for path in prompts
+        for file in (sorted(Path(path).glob("*.json")) if Path(path).is_dir() else [Path(path)])
+    ]
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            content = json.loads(file.read_text())
+            found[str(content.get("name", file.stem))] = tuple(int(token) for token in content["ids"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                place=f"prompt file {file}",
+                expected="a JSON object with `ids`, a list of token ids",
+                found=f"{type(error).__name__}: {error}",
+                next_step="See fixtures/README.md for the format.",
+            ) from error
+    return found
+
+
+def _options(recipe: str | None, order: int) -> dict[str, Any]:
+    return {"order": order} if recipe is None else {"order": order, "recipe": recipe}

@@ -1,0 +1,82 @@
+"""Which clean runs cover what a floor will be asked? Documents, lengths, chunkings, decode steps and orders, mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from parity.errors import UsageError
+from parity.ladder.calibrate import CleanRun
+from parity.runner import Request, Schedule
+
+STRICT_ORDERS = (0, 1, 2, 3, 6, 7)
+"""Orders of the emulation within the letter of a specification, those of a GPU's matrix units among them."""
+
+SHORTEST = 8
+CHUNKS = (None, 16, 48, 128, 384, 512)
+DECODES = (0, 0, 1, 2, 5, 8, 17, 33)
+"""Half of the runs or more decode: the sizes of a decode phase are the numbers of its steps."""
+
+
+def plan_runs(
+    documents: Mapping[str, Sequence[int]],
+    *,
+    runs: int,
+    longest: int,
+    orders: Sequence[int] = STRICT_ORDERS,
+    seed: int = 0,
+) -> list[CleanRun]:
+    """Clean runs over the documents in turn, each a window of its document.
+
+    documents: token ids by name. longest: positions at most; lengths are spread evenly over the logarithm from 8 to it,
+    every range of sizes alike. Chunkings, decode steps and orders take turns with periods that share no factor with one
+    another where they can, so that they mix. Deterministic in `seed`.
+    Raises UsageError when no document is as long as the shortest prompt.
+    """
+    usable = {name: ids for name, ids in documents.items() if len(ids) >= SHORTEST}
+    if not usable or longest < SHORTEST:
+        raise UsageError(
+            place="clean runs for a floor",
+            expected=f"documents of at least {SHORTEST} tokens, and a longest prompt of as many",
+            found=f"{len(documents)} documents, the longest of {max(map(len, documents.values()), default=0)} tokens",
+            next_step="Give longer documents: a floor covers positions that its clean runs reach, and no others.",
+        )
+    random = np.random.default_rng(seed)
+    names = sorted(usable)
+    # A low-discrepancy sequence: any few runs in a row spread over all lengths.
+    shares = (np.arange(runs) * 0.6180339887498949 + random.random()) % 1.0
+    planned = []
+    for number, share in enumerate(shares.tolist()):
+        length = round(SHORTEST * (longest / SHORTEST) ** share)
+        # The next document that is long enough, in turn; the longest of all where none is.
+        turn = names[number % len(names) :] + names[: number % len(names)]
+        name = next((one for one in turn if len(usable[one]) >= length), max(names, key=lambda one: len(usable[one])))
+        ids = usable[name]
+        length = min(length, len(ids))
+        start = int(random.integers(0, len(ids) - length + 1))
+        decode = int(random.choice(DECODES))
+        schedule = Schedule(
+            chunk=CHUNKS[int(random.integers(len(CHUNKS)))], decode=decode if decode <= length // 2 else 0
+        )
+        request = Request(f"{name}@{start}+{length}", tuple(ids[start : start + length]))
+        planned.append(CleanRun(request, name, orders[number % len(orders)], schedule))
+    return planned
+
+
+def split_documents(names: Sequence[str], *, heldout: float) -> tuple[list[str], list[str]]:
+    """Documents for calibration, and for counting false alarms: every k-th by name, k = 1 / heldout.
+
+    Raises UsageError when a side would be empty.
+    """
+    ordered = sorted(names)
+    period = round(1 / heldout) if 0 < heldout <= 0.5 else 0
+    apart = ordered[period - 1 :: period] if period else []
+    if not apart or len(apart) == len(ordered):
+        raise UsageError(
+            place="split of documents",
+            expected="a held-out share above 0 and at most 0.5, and documents enough for both sides",
+            found=f"share {heldout} of {len(ordered)} documents",
+            next_step="Give more documents, or a larger share.",
+        )
+    return [name for name in ordered if name not in set(apart)], apart
