@@ -20,7 +20,8 @@ Every run is one sample: what must stay rare is a clean *run* with any slice ove
    The gate of a bin is the deviation whose z equals that bound.
 
 Assumed: clean runs are exchangeable and a run's worst z is lognormal (it is a largest of many, so skewed to the right).
-Six runs cannot show a level of 1e-3 without an assumption: such a gate is labelled `lognormal`. From 1 / level runs on
+Six runs cannot show a level of 1e-3 without an assumption: such a gate is labelled `lognormal`, and is never below
+a clean run's own z. From 1 / level runs on
 the conformal quantile of z takes the place of step 4, the ceil((n + 1)(1 - level))-th smallest of the runs' own z:
 under exchangeability alone the next run is above it with probability at most `level` (Vovk, Gammerman & Shafer 2005,
 Algorithmic Learning in a Random World, 2.2; with z from the other runs, Barber et al. 2021, doi 10.1214/20-AOS1965).
@@ -126,7 +127,8 @@ def set_gate(worst: Array, keys: Sequence[Bin], level: float) -> tuple[list[Scal
         return scales, None
     bound = conformal_bound(z, level)
     method = "lognormal" if bound is None else "conformal"
-    bound = lognormal_bound(z, level) if bound is None else bound
+    # A model's bound that a clean run is over already is refuted by that run.
+    bound = max(lognormal_bound(z, level), float(z.max())) if bound is None else bound
     return scales, Gate(float(bound), tuple(_short(one) for one in sorted(z.tolist())), level, method)
 
 
