@@ -15,9 +15,10 @@ PARTNERS = {"moe.gate": "moe.up", "moe.up": "moe.gate"}
 def related_tensors(replay: Replay, site: ReplayedSite) -> dict[str, torch.Tensor]:
     """Tensors that an error at `site` may be explained by, named as ErrorField.related asks.
 
-    The oracle's weight of a linear stage (from an oracle that has `weight_of`), its tensor of the other half of a fused gate/up projection, and, for a stage of one [T, D] input, what the
-    oracle computes from every other [T, D] tensor of the SUT's layer: a stage that reads a buffer which another kernel
-    has written gives one of these. Empty where the stage was not replayed.
+    The oracle's weight of a linear stage (from an oracle that has `weight_of`), its tensor of the other half of a fused
+    gate/up projection, and, for a stage of one [T, D] input, what the oracle computes from every other [T, D] tensor of
+    the SUT's layer: a stage that reads a buffer which another kernel has written gives one of these. Empty where the
+    stage was not replayed.
     """
     if site.sut is None or site.oracle is None:
         return {}
