@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from parity.errors import UsageError
 from parity.floor import Floor
-from parity.ladder import Investigation, Observation, Opening, calibrate_apart, investigate, observe
+from parity.ladder import Investigation, Observation, Opening, investigate, observe
 from parity.process_runner import ProcessRunner
 from parity.records import as_json
 from parity.report.figures import draw_figures
@@ -31,9 +31,6 @@ PROMPT = "extra-multiprocessing-forkserver-768"
 """Shipped because the incident breaks its text clearly while whole-tensor cosines stay high; see fixtures/README.md."""
 
 NEW_TOKENS = 64
-ORDERS = 3
-"""Orders of the recipe's arithmetic that the clean runs take turns in."""
-
 OnStep = Callable[[str, int, int], None]
 
 
@@ -75,7 +72,7 @@ class DemoResult:
 
 
 def run_demo(console: Console) -> DemoResult:
-    """Run the shipped engine with and without the fault, calibrate the floor, and investigate both runs.
+    """Run the shipped engine with and without the fault, and investigate both runs against the stored floor.
 
     The investigation is given what each engine did with the prompt, an oracle and a floor; nothing about the fault.
     """
@@ -90,7 +87,7 @@ def run_demo(console: Console) -> DemoResult:
             next_step="Run the demo from a clone of the repository.",
         )
     model = str(FIXTURES / "models" / "moe-tiny-fp8")
-    request, clean = demo_prompt(), clean_prompts()
+    request, floor = demo_prompt(), Floor.load(FIXTURES / "floors" / "fp8_block.json")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -110,7 +107,6 @@ def run_demo(console: Console) -> DemoResult:
         )
         faulty = pool.submit(_observe, with_fault, request, Path(folder) / "faulty")
         healthy = pool.submit(_observe, without, request, Path(folder) / "healthy")
-        floor = pool.submit(_calibrate, model, clean, _bar(progress, "noise floor"))
         text_oracle = pool.submit(
             _continue, str(FIXTURES / "models" / "moe-tiny"), request, _bar(progress, "oracle text")
         )
@@ -119,7 +115,7 @@ def run_demo(console: Console) -> DemoResult:
             investigate(
                 observation.result(),
                 oracle,
-                floor=floor.result(),
+                floor=floor,
                 oracle_generation=text_oracle.result(),
                 sut=engine,
                 emulation=Opening(f"recipe:{model}"),
@@ -133,11 +129,6 @@ def run_demo(console: Console) -> DemoResult:
 def demo_prompt() -> Request:
     """The shipped prompt that the demo runs: the beginning of a document that the model knows by heart."""
     return read_prompt(FIXTURES / "prompts" / f"{PROMPT}.json")
-
-
-def clean_prompts() -> list[Request]:
-    """Prompts of documents held out of training, for the noise floor."""
-    return [read_prompt(path) for path in sorted((FIXTURES / "heldout").glob("*.json"))]
 
 
 def read_prompt(path: Path) -> Request:
@@ -167,14 +158,6 @@ def write_demo(result: DemoResult, out: Path) -> Path:
 
 def _observe(runner: ProcessRunner, request: Request, out: Path) -> Observation:
     return observe(runner, request, max_new_tokens=NEW_TOKENS, out=out)
-
-
-def _calibrate(model: str, requests: Sequence[Request], on_step: OnStep) -> Floor:
-    spec = f"recipe:{model}"
-    emulations = [Opening(spec, {"order": order}) for order in range(ORDERS)]
-    return calibrate_apart(
-        emulations=emulations, oracle=Opening(spec, {"recipe": "fp32"}), requests=requests, on_step=on_step
-    )
 
 
 def _continue(model: str, request: Request, on_step: OnStep) -> Generation:

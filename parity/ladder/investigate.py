@@ -123,7 +123,7 @@ def investigate(
             generations=(observation.generation, oracle_generation),
             on_step=on_step,
         )
-        finding = replace(finding, proof=proof.as_evidence())
+        finding = replace(finding, proof=proof.as_evidence(), layers=_with_unmasked(finding, proof))
     return Investigation(
         observation=observation,
         oracle=info,
@@ -135,3 +135,9 @@ def investigate(
         finding=finding,
         proof=proof,
     )
+
+
+def _with_unmasked(finding: Finding, proof: Proof) -> tuple[int, ...]:
+    """The finding's layers, and those where its stage was seen to add error once the earlier ones were mended."""
+    hidden = [int(name[1:].split(".")[0]) for name in proof.unmasked if name.endswith(f".{finding.stage}")]
+    return tuple(sorted({*finding.layers, *hidden}))

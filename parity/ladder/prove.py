@@ -31,6 +31,8 @@ from parity.trace import Trace
 
 OnStep = Callable[[str, int, int], None]
 
+ROUTER = ("moe.router_logits", "moe.topk_ids")
+
 UNMASKING_ROUNDS = 4
 """Faults that hide one behind the other in one layer: gate and up, act, down, and what combines them."""
 
@@ -58,8 +60,15 @@ class Proof:
 
     @property
     def stays(self) -> bool:
-        """The error is added at every site although the inputs are the oracle's."""
-        return bool(self.added) and all(score is not None and score > 1 for score in self.added.values())
+        """The error is added although the inputs are the oracle's: at the first site, and at each of the same stage."""
+        stage = _stage(self.sites[0]) if self.sites else ""
+        scores = [score for name, score in self.added.items() if _stage(name) == stage]
+        return bool(scores) and all(score is not None and score > 1 for score in scores)
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Sites of other stages that add nothing once their inputs are the oracle's: what they showed was inherited."""
+        return tuple(name for name, score in self.added.items() if score is None or score <= 1) if self.stays else ()
 
     @property
     def removed(self) -> bool:
@@ -87,6 +96,7 @@ class Proof:
             "unmasked": self.unmasked,
             "added_with_oracle_inputs": self.added,
             "left": self.left,
+            "unconfirmed": self.unconfirmed,
             "effect": self.effect,
             "text_agreement_before": self.text_before,
             "text_agreement_after": self.text_after,
@@ -98,7 +108,9 @@ class Proof:
         sham = (
             "changes no bit" if not self.sham_changed else f"changes {self.sham_changed} logits (it must change none)"
         )
-        low = min((score for score in self.added.values() if score is not None), default=float("nan"))
+        low = min(
+            (s for n, s in self.added.items() if s is not None and n not in self.unconfirmed), default=float("nan")
+        )
         stays = f"leaves the error ({low:.3g} times its gate or more)" if self.stays else "does not leave the error"
         goes = (
             f"removes it ({self.effect.line()})"
@@ -109,6 +121,12 @@ class Proof:
             goes += f", once {', '.join(self.unmasked)} are mended with them, whose error the others hid"
         arms = f"the SUT's own tensor {sham}; the oracle's inputs: {stays}; the replayed output: {goes}"
         return f"Grafts at {', '.join(self.sites)}: {arms}."
+
+
+def _stage(name: str) -> str:
+    """The stage in a site's name, `L02.moe.gate` or `final_norm`."""
+    layer, _, rest = name.partition(".")
+    return rest if layer[:1] == "L" and layer[1:].isdigit() else name
 
 
 def sites_of(finding: Finding) -> list[Site]:
@@ -167,7 +185,8 @@ def prove(
             mended, graph=graph, layers=layers, inner=info.inner, oracle=emulation, recipe=info.recipe.name
         )
         healed = sut.forward([request], capture=CapturePlan(), graft=grafts)
-        hidden = _adding(Replay(healed, oracle).compare(floor=floor), mended)
+        replaced = [(graft.layer, graft.stage) for graft in grafts]
+        hidden = _adding(Replay(healed, oracle).compare(floor=floor), [*mended, *replaced])
         if not hidden:
             break
         mended += hidden
@@ -218,6 +237,10 @@ def _with_oracle_inputs(
         select_graft(donor=truth, recipient=trace, layer=layer, stage=stage).graft
         for layer, stage in sorted(inputs, key=str)
     ]
+    # Other inputs would send tokens to other experts; the choice stays the SUT's, but where it is what is asked about.
+    asked = {layer for layer, stage in sites if stage in ROUTER}
+    chosen = [capture for capture in trace.select(stage="moe.topk_ids") if capture.layer not in asked]
+    grafts += [Graft(capture.layer, capture.stage, trace.tensor(capture), capture.rows) for capture in chosen]
     fed = sut.forward([request], capture=CapturePlan(), graft=grafts)
     replay = Replay(fed, oracle)
     scores: dict[str, float | None] = {}

@@ -76,7 +76,8 @@ def expert_overlap(chained: Summary) -> str:
 
 def proof_lines(proof: Proof) -> list[str]:
     """What each of the three grafts did, a line each."""
-    lowest = min((score for score in proof.added.values() if score is not None), default=float("nan"))
+    confirmed = [score for name, score in proof.added.items() if name not in proof.unconfirmed and score is not None]
+    lowest = min(confirmed, default=float("nan"))
     hidden, cleared = ", ".join(proof.unmasked), len(proof.cleared) - len(proof.left)
     lines = [
         f"sham: the SUT's own tensors at {', '.join(proof.sites)} change {proof.sham_changed} bits of the logits",
@@ -89,6 +90,8 @@ def proof_lines(proof: Proof) -> list[str]:
         f"output: with the replayed tensors there, {cleared} of {len(proof.cleared)} sites "
         f"that exceeded their floor no longer do; {proof.effect.line()}",
     ]
+    if proof.unconfirmed:
+        lines.append(f"not confirmed: {', '.join(proof.unconfirmed)} add nothing on the oracle's inputs")
     if hidden:
         lines.append(f"unmasked: {hidden} add error of their own once the others are mended, and are mended with them")
     if proof.text_before and proof.text_after:

@@ -114,7 +114,14 @@ def test_a_site_inside_a_kernel_is_replaced_where_the_kernel_ends(attempt: Try):
     assert proof.sham_changed == 0
     assert proof.stays, proof.added
     assert proof.removed, proof.left
+    assert not proof.unmasked, "the rotation only carries what the norm inside its kernel did"
     assert attempt([(0, "attn.q_norm")], change=no_weights).proved is False
+
+
+def test_a_site_that_only_inherits_is_not_confirmed_beside_one_that_adds(attempt: Try):
+    proof = attempt([(1, "moe.down"), (1, "moe.experts")], change=scale_rows("grouped_gemm_fp8", {3}, 1.5))
+    assert proof.proved
+    assert proof.unconfirmed == ("L01.moe.experts",)
 
 
 def test_where_grafts_go_and_what_they_span():
