@@ -14,7 +14,7 @@ LEVELS = [
     {"errors", "stages", "records"},
     {"registry", "preview", "runner", "process_runner", "trace", "metrics"},
     {"probes", "align", "floor"},
-    {"estimate", "capture", "compare", "faults", "text"},
+    {"estimate", "capture", "compare", "faults", "prompt", "text"},
     {"invariance", "fingerprint", "graft"},
     {"ladder"},
     {"report"},
