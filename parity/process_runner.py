@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, Self
 
 from parity.errors import RunnerError
 from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, open_runner
@@ -80,7 +80,7 @@ class ProcessRunner:
         self._steps.cancel_join_thread()
         self._steps.close()
 
-    def __enter__(self) -> ProcessRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,6 +17,7 @@ from parity.cli import (
     stages,
     text,
     trace,
+    zoo,
 )
 from parity.cli.app import app, main
 
@@ -37,4 +38,5 @@ __all__ = [
     "stages",
     "text",
     "trace",
+    "zoo",
 ]

@@ -5,6 +5,7 @@ from parity.faults.fault import RUNGS, Fault, Prompt
 from parity.faults.loading import (
     LoadedFaults,
     load_faults,
+    load_shipped_faults,
     named_fault,
     shipped_fault,
     shipped_faults,
@@ -24,6 +25,7 @@ __all__ = [
     "check",
     "known_seams",
     "load_faults",
+    "load_shipped_faults",
     "named_fault",
     "shipped_fault",
     "shipped_faults",

@@ -56,12 +56,12 @@ def load_faults(folder: Path | str, *, seams: Mapping[str, Seams] | None = None)
 
 def shipped_faults() -> dict[str, Fault]:
     """Every usable fault of the packages registered in the entry-point group `parity.faults`, by name."""
-    return {fault.name: fault for fault in _shipped().faults}
+    return {fault.name: fault for fault in load_shipped_faults().faults}
 
 
 def shipped_fault(name: str) -> Fault:
     """The registered fault called `name`; raises UsageError with the known names otherwise."""
-    loaded = _shipped()
+    loaded = load_shipped_faults()
     fault = loaded.named(name)
     if fault is None:
         why = [str(problem) for problem in loaded.problems]
@@ -99,7 +99,8 @@ def named_fault(spec: Fault | str, *, hyper: Mapping[str, Any] | None = None) ->
     return fault.instance(int(seed), hyper)
 
 
-def _shipped() -> LoadedFaults:
+def load_shipped_faults() -> LoadedFaults:
+    """The faults of every registered package, and why others of theirs cannot be used."""
     seams = known_seams()
     return _gather(
         (

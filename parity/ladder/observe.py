@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parity.runner import CapturePlan, Generation, Request, Runner, RunnerInfo
+from parity.runner import CapturePlan, Generation, Request, Runner, RunnerInfo, Schedule
 from parity.trace import Trace
 
 
@@ -22,8 +22,14 @@ class Observation:
     generation: Generation
 
 
-def observe(runner: Runner, request: Request, *, max_new_tokens: int, out: Path | None = None) -> Observation:
-    """Run the prompt once with every probe on, and continue it greedily. out: folder of the trace, None for memory."""
-    trace = runner.forward([request], capture=CapturePlan(out=out))
-    generation = runner.generate(request, max_new_tokens=max_new_tokens)
+def observe(
+    runner: Runner, request: Request, *, max_new_tokens: int, out: Path | None = None, schedule: Schedule = Schedule()
+) -> Observation:
+    """Run the prompt once with every probe on, and continue it greedily.
+
+    out: folder of the trace, None for memory. schedule: how the prompt is fed; the continuation follows it but for the
+    decode steps inside the prompt.
+    """
+    trace = runner.forward([request], schedule=schedule, capture=CapturePlan(out=out))
+    generation = runner.generate(request, max_new_tokens=max_new_tokens, schedule=replace(schedule, decode=0))
     return Observation(runner.describe(), request, trace, generation)
