@@ -11,6 +11,7 @@ NAMES: dict[str, str] = {
     "tools_format": "the tools are described in another format than the template's",
     "system_message_empty": "there is a system message without content",
     "system_message_added": "there is a system message that nobody gave",
+    "system_message_missing": "the system message that was given is not in the prompt",
     "hand_rolled": "the prompt is built by hand: the template's delimiters, and not its text",
     "bos_missing": "the token that begins a sequence is missing",
     "bos_doubled": "the token that begins a sequence stands twice",

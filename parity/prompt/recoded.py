@@ -16,10 +16,10 @@ def recoded(case: Case) -> list[Explanation]:
     if bare(case.reference.text) != bare(case.sut.text):
         return _spelled(case)
     text = case.reference.text
-    for name, ids in encodings(case.vocabulary, text):
-        if ids == case.sut.ids:
-            told = f"The template's text becomes the SUT's ids with {name}: the tokenizer class is not this folder's."
-            return [Explanation("tokenizer_settings", told, True, {"setting": name})]
+    name = next(settings_giving(case.vocabulary, text, case.sut.ids), None)
+    if name is not None:
+        told = f"The template's text becomes the SUT's ids with {name}: the tokenizer class is not this folder's."
+        return [Explanation("tokenizer_settings", told, True, {"setting": name})]
     if case.reference.text != case.sut.text:
         return _spelled(case)
     spelled = _spelled(case)
@@ -78,15 +78,17 @@ def _partings(case: Case, text: str) -> Iterator[tuple[str, list[str]]]:
         yield "the last message with what follows, and the rest", [text[:first], text[first:]]
 
 
-def encodings(vocabulary: Vocabulary, text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The ids of `text` under other settings of the same vocabulary, each with the setting in words."""
+def settings_giving(vocabulary: Vocabulary, text: str, ids: tuple[int, ...]) -> Iterator[str]:
+    """Other settings of the same vocabulary under which `text` becomes `ids`, in words."""
     inner = vocabulary.inner
     kept = inner.encode_special_tokens
     try:
         inner.encode_special_tokens = True
-        yield "special tokens taken for ordinary text", vocabulary.encode(text)
+        same = _gives(vocabulary, text, ids)
     finally:
         inner.encode_special_tokens = kept
+    if same:
+        yield "special tokens taken for ordinary text"
     before = inner.normalizer, inner.pre_tokenizer
     for name, normalizer, splitter in _settings(vocabulary.document):
         made = _parts(normalizer, splitter)
@@ -94,12 +96,17 @@ def encodings(vocabulary: Vocabulary, text: str) -> Iterator[tuple[str, tuple[in
             continue
         try:
             inner.normalizer, inner.pre_tokenizer = made
-            ids = vocabulary.encode(text)
+            same = _gives(vocabulary, text, ids)
         except Exception:  # the library raises plain Exception for a combination it does not have
             continue
         finally:
             inner.normalizer, inner.pre_tokenizer = before
-        yield name, ids
+        if same:
+            yield name
+
+
+def _gives(vocabulary: Vocabulary, text: str, ids: tuple[int, ...]) -> bool:
+    return vocabulary.may_begin(text, ids) and vocabulary.encode(text) == ids
 
 
 def _settings(document: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -21,13 +21,16 @@ def explain(case: Case) -> tuple[Explanation, ...]:
     """What accounts for the difference, complete explanations first, then by their order in NAMES.
 
     What is wrong at the ends (first token, last token, opening of the assistant's turn) is put right before the rules
-    for the middle look, so that two defects at once are both named. Empty for equal ids; never empty for others.
+    for the middle look, so that two defects at once are both named. Where the template itself, with a tool or a message
+    more or less, gives the SUT's ids, no other rule is asked. Empty for equal ids; never empty for others.
     """
     if not case.hunks:
         return ()
     fed = [other for other in case.candidates if other.prompt.ids == case.sut.ids]
     fed = [other for other in fed if other.own] or fed
     found = [Explanation(other.name, other.sentence, True, other.evidence) for other in fed]
+    if any(other.own for other in fed):
+        return _ranked(_once(found))
     found += _without_bos(case)
     whole = cut(case)
     if whole is not None:
@@ -57,6 +60,10 @@ def explain(case: Case) -> tuple[Explanation, ...]:
             found.append(Explanation("hand_rolled", said, not _others(found), {"parts": names}))
     if not found:
         found.append(Explanation("unexplained", "No rule accounts for the difference; both prompts are shown above."))
+    return _ranked(found)
+
+
+def _ranked(found: list[Explanation]) -> tuple[Explanation, ...]:
     return tuple(sorted(found, key=lambda one: (not one.complete, RANK[one.name])))
 
 
@@ -76,7 +83,9 @@ def _without_bos(case: Case) -> list[Explanation]:
     return [
         Explanation(other.name, other.sentence, False, other.evidence)
         for other in case.candidates
-        if not other.own and other.prompt.ids != case.sut.ids and bare(other.prompt.ids) == bare(case.sut.ids)
+        if not other.own
+        and other.prompt.ids != case.sut.ids
+        and bare(other.prompt.ids) == bare(case.sut.ids) != bare(case.reference.ids)
     ]
 
 

@@ -54,6 +54,9 @@ class Search:
         jobs += [job for job, _ in others] + [job_for(self.folder, self.template, marked)]
         answers, _ = render_jobs(jobs)
         texts = [one.text for one in answers]
+        for at in range(len(varied), len(texts) - 1):
+            if not self._may_be_fed(texts[at]):
+                texts[at] = None
         prompts = {text: encoded(self.vocabulary, text) for text in dict.fromkeys(texts[:-1]) if text is not None}
         found: dict[tuple[int, ...], Rendered] = {}
         for setting, text in zip(varied, texts, strict=False):
@@ -82,6 +85,10 @@ class Search:
             said = "The SUT's ids are the template's with tools that the conversation does not give."
             if recovered:
                 yield self._job(template, tools=recovered), Explanation("tools_added", said)
+        if conversation.messages[0]["role"] == "system" and len(conversation.messages) > 1:
+            rest = replace(conversation, messages=conversation.messages[1:])
+            said = "The SUT's ids are the template's without the system message that was given."
+            yield job_for(folder, template, rest), Explanation("system_message_missing", said)
         overruled = "template_file_ignored" if folder.from_file else "other_template"
         for other in (*folder.templates.values(), *folder.ignored.values()):
             if other.text != template.text:
@@ -94,6 +101,11 @@ class Search:
             name = "other_template" if folder.ignored else overruled
             said = f"The SUT's ids are those of a generic template ({family}); {template.source} was not used."
             yield self._job(Template(family, "", text)), Explanation(name, said, evidence={"template": family})
+
+    def _may_be_fed(self, text: str | None) -> bool:
+        """False for a long text that begins otherwise than the SUT's prompt: encoding it would tell no more."""
+        bos = self.vocabulary.number(self.folder.special.get("bos_token"))
+        return text is not None and self.vocabulary.may_begin(text, self.sut.ids, but_for=bos)
 
     def _job(self, template: Template, **changed: Any) -> Job:
         return job_for(self.folder, template, self.conversation, **changed)
@@ -110,6 +122,8 @@ class Search:
         names = {*tool_names(self.conversation.tools), *tool_names(described_tools(content))}
         if any(name in content for name in names) or content.strip() in contents(self.conversation.messages):
             return []  # what it says is told by the rules for tools and messages
+        if content.strip() in self.vocabulary.control.values():
+            return []  # a special token where a template without delimiters would have the message
         said = judge_system(content)
         return [Candidate(said.name, said.sentence, encoded(self.vocabulary, before + content + after), own=True)]
 

@@ -13,6 +13,12 @@ from parity.errors import CheckpointError, RunnerError, UsageError
 
 FILE = "tokenizer.json"
 
+LONG = 4000
+"""Characters at the start of a longer text that are encoded to see whether the rest is worth it."""
+
+NEAR_THE_CUT = 64
+"""Ids at the end of such a start that the rest of the text may change."""
+
 
 class Vocabulary:
     """A tokenizer: ids of a text, and pieces of text of ids."""
@@ -65,6 +71,14 @@ class Vocabulary:
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of `text`: special tokens recognized where they stand, none added."""
         return tuple(self.inner.encode(text, add_special_tokens=False).ids)
+
+    def may_begin(self, text: str, ids: Sequence[int], *, but_for: int | None = None) -> bool:
+        """False when `ids` begin otherwise than those of a long `text`, ids `but_for` left out; else True."""
+        if len(text) <= LONG:
+            return True
+        start = self.encode(text[:LONG])[:-NEAR_THE_CUT]
+        ours, theirs = ([one for one in part if one != but_for] for part in (start, ids[: len(start) + NEAR_THE_CUT]))
+        return theirs[: len(ours)] == ours
 
     def number(self, token: str | None) -> int | None:
         """The id of one token's text."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_styles import STYLES
+from chat_tokenizer import train_tokenizer
 
 from parity.prompt import (
     NAMES,
@@ -24,10 +25,6 @@ from parity.prompt import (
 from parity.prompt.families import FAMILIES
 from parity.prompt.render import Job, render_jobs
 from parity.prompt.vocabulary import Vocabulary
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import train_tokenizer
-from templates import STYLES
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 USER = {"role": "user", "content": "What is a noise floor? Tell me of 12 + 345."}
@@ -200,6 +197,12 @@ def test_a_system_message_that_nobody_gave(engine: MakeEngine):
         ):
             found = case.fed(case.text[:place] + before + content + after + case.text[place:])
             assert names(found)[0] == name, (style, content)
+
+
+@pytest.mark.parametrize("style", ["chatml_thinking", "headers_with_date", "inst", "channels"])
+def test_a_system_message_that_is_not_fed(style: str, engine: MakeEngine):
+    given, without = engine(style, [SYSTEM, USER, REPLY, USER]), engine(style, [USER, REPLY, USER])
+    assert names(given.of(without.ids)) == ["system_message_missing"]
 
 
 def test_tools(engine: MakeEngine):

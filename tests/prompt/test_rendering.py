@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_styles import STYLES
 
 from parity.errors import CheckpointError, ParityError, UsageError
 from parity.prompt import Conversation, read_folder, render_prompt, show_template
 from parity.prompt.render import Job, render_jobs
 from parity.prompt.vocabulary import Vocabulary, byte_letters, visible
-
-sys.path.insert(0, str(Path(__file__).parent))
-from templates import STYLES
 
 MODEL = Path(__file__).resolve().parents[2] / "fixtures/models/moe-tiny"
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
