@@ -43,8 +43,9 @@ class ReplayGraft:
         """The replayed rows of `own`, in its dtype and order. Raises ProbeError where the oracle cannot replay."""
         oracle = _opened(self.oracle.spec, tuple(sorted(self.oracle.options.items())))
         captures = [*seen.captures, replace(own, number=len(seen.captures))]
-        tensors = {capture.number: seen.tensor(capture) for capture in seen.captures}
-        tensors[captures[-1].number] = tensor
+        # Oracles compute on the host; what they give is put back where the engine works.
+        tensors = {capture.number: seen.tensor(capture).cpu() for capture in seen.captures}
+        tensors[captures[-1].number] = tensor.cpu()
         for stage in self.span:
             here = [capture for capture in captures if (capture.layer, capture.stage) == (self.layer, stage)]
             replayed = {capture.number: tensors[capture.number].clone() for capture in here}
@@ -56,7 +57,7 @@ class ReplayGraft:
                 for capture in here:
                     _put(replayed[capture.number], capture.rows, request, site.oracle, int(site.sut.position[0]))
             tensors |= replayed
-        return tensors[captures[-1].number]
+        return tensors[captures[-1].number].to(tensor.device)
 
 
 def replay_grafts(

@@ -80,7 +80,8 @@ def proof_lines(proof: Proof) -> list[str]:
     lowest = min(confirmed, default=float("nan"))
     hidden, cleared = ", ".join(proof.unmasked), len(proof.cleared) - len(proof.left)
     lines = [
-        f"sham: the SUT's own tensors at {', '.join(proof.sites)} change {proof.sham_changed} bits of the logits",
+        f"sham: the SUT's own tensors at {', '.join(proof.sites)} change {proof.sham_changed} of its logits"
+        + ("" if proof.repeats else " (memory pinned: the SUT does not repeat itself)"),
         f"inputs: with the oracle's tensors there, each site still adds error, at least {lowest:.3g} times its gate"
         if proof.stays
         else "inputs: with the oracle's tensors there, not every site adds error: "

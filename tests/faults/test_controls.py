@@ -11,6 +11,7 @@ import torch
 
 from parity.faults import shipped_fault, shipped_faults
 from parity.runner import CapturePlan, Request
+from parity_kernels.backend import default_device
 from parity_kernels.faults.other_arithmetic import fast_exp, summed_backwards_fp8
 from parity_kernels.forward.runner import open_runner
 from parity_kernels.linear.op import linear_fp8
@@ -61,6 +62,7 @@ def test_the_reverse_order_moves_bits_of_fp8_projections_too():
     x = torch.randn((300, 1200), generator=random).bfloat16()
     weight = torch.randn((500, 1200), generator=random).to(torch.float8_e4m3fn)
     scale = torch.rand((4, 10), generator=random)
+    x, weight, scale = (tensor.to(default_device()) for tensor in (x, weight, scale))
     q, s = quantize_rows(x)
     forwards, reverse = linear_fp8(q, s, weight, scale), summed_backwards_fp8(linear_fp8)(q, s, weight, scale)
     assert not torch.equal(forwards, reverse)

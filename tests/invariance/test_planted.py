@@ -64,7 +64,7 @@ def noise(op: Op) -> Op:
 
     def add(*args, **rest):
         normed, summed = op(*args, **rest)
-        normed += (torch.randn(normed.shape, generator=random) * 0.02).to(normed.dtype)
+        normed += (torch.randn(normed.shape, generator=random) * 0.02).to(normed)
         return normed, summed
 
     return add
@@ -176,8 +176,11 @@ BRIEF = 24
 @pytest.mark.parametrize("case", [case for case in CASES if case != "kernel unlike its reference"])
 def test_a_fault_is_seen_by_its_check(case: str, planted: Callable[..., Subject]):
     op, wrap, check, (layer, stage) = CASES[case]
-    found = CHECKS[check](planted(op, wrap))
-    assert found.outcome is Outcome.BROKEN, found
+    subject = planted(op, wrap)
+    found = CHECKS[check](subject)
+    # Compiled attention does not promise decode's bits: there the difference is measured, and not judged.
+    unpromised = check == "decode" and check not in subject.info.promises
+    assert found.outcome is (Outcome.UNJUDGED if unpromised else Outcome.BROKEN), found
     assert found.site is not None
     assert found.site.stage == stage
     assert found.site.layers[:1] == (() if layer is None else (layer,))

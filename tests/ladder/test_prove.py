@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from parity.errors import UsageError
 from parity.floor import Floor
@@ -122,6 +123,23 @@ def test_a_site_that_only_inherits_is_not_confirmed_beside_one_that_adds(attempt
     proof = attempt([(1, "moe.down"), (1, "moe.experts")], change=scale_rows("grouped_gemm_fp8", {3}, 1.5))
     assert proof.proved
     assert proof.unconfirmed == ("L01.moe.experts",)
+
+
+def test_an_engine_that_does_not_repeat_itself_is_pinned_or_not_proved(attempt: Try):
+    def remembers(runner: TritonRunner) -> None:
+        op, before = runner.engine.ops["combine"], [torch.zeros(1)]
+
+        def stale(*args: Any, **kwargs: Any) -> Any:
+            result = op(*args, **kwargs)
+            result[-1] += before[0].mean().to(result)
+            before[0] = result.clone().float() + 1
+            return result
+
+        runner.engine.ops["combine"] = stale
+
+    proof = attempt([(0, "moe.experts"), (1, "moe.experts")], change=remembers)
+    assert not proof.repeats
+    assert proof.sham_changed != 0 or "does not repeat itself" in proof.sentence()
 
 
 def test_where_grafts_go_and_what_they_span():

@@ -17,7 +17,7 @@ PROSE = (
     "The committee met on the first day of the month, and after a long discussion about the new bridge it was decided "
     "that nobody knew enough. A surveyor would be asked to measure the valley; until then the old ferry had to do. "
 )
-WORDS = (ROOT / "README.md").read_text().split()
+WORDS = (ROOT / "LICENSE").read_text().split()
 
 
 def some_prose(seed: int, words: int) -> str:

@@ -19,7 +19,9 @@ def quantize_rows_reference(
     padded = torch.zeros(rows, groups * GROUP, dtype=compute_dtype, device=x.device)
     padded[:, :cols] = x.to(compute_dtype)
     grouped = padded.view(rows, groups, GROUP)
-    scale = grouped.abs().amax(dim=-1).clamp(min=FLOOR) / LARGEST if padded.numel() else padded.new_zeros(rows, groups)
+    # A tensor on the device: torch divides by a number there as a product with its rounded reciprocal.
+    largest = padded.new_full((), LARGEST)
+    scale = grouped.abs().amax(dim=-1).clamp(min=FLOOR) / largest if padded.numel() else padded.new_zeros(rows, groups)
     scaled = (grouped / scale[:, :, None]).clamp(-LARGEST, LARGEST)
     return scaled.reshape(rows, groups * GROUP)[:, :cols], scale
 
