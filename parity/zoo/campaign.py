@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ def run_zoo(catalogue: Catalogue, campaign: Campaign, *, tell: Tell | None = Non
     with CaseProcesses() as processes, ThreadPoolExecutor(campaign.jobs) as pool:
 
         def run(key: str, case: Case) -> None:
+            if processes.stopped:
+                return
             say("start", case.label, None)
             outcome = processes.run(
                 _task(case, campaign),
@@ -82,17 +84,19 @@ def run_zoo(catalogue: Catalogue, campaign: Campaign, *, tell: Tell | None = Non
                 timeout=campaign.timeout,
                 threads=campaign.threads,
             )
+            if processes.stopped:
+                return  # it did not end by itself: a resumed campaign runs it again
             journal.append(key, _described(case), outcome)
             say("end", case.label, outcome)
 
         running = [pool.submit(run, key, case) for key, case in todo]
         try:
-            for future in running:
+            for future in as_completed(running):
                 future.result()
         except BaseException:
             # Interrupted, or the disk is full: nothing more is started, and what runs is ended.
             pool.shutdown(wait=False, cancel_futures=True)
-            processes.__exit__()
+            processes.stop()
             raise
     judged = judge_cases(plan.cases, [journal.known[key] for key in keys])
     result = ZooResult(

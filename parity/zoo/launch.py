@@ -21,15 +21,24 @@ LAST_WORDS = 600
 
 
 class CaseProcesses:
-    """The processes of the cases that are running; leaving the context ends them all."""
+    """The processes of the cases that are running; leaving the context ends them all.
+
+    stopped: set once they are being ended; what `run` returns from then on says nothing of the case.
+    """
 
     def __init__(self) -> None:
+        self.stopped = False
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def __enter__(self) -> CaseProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End every process of every case."""
+        self.stopped = True
         for process in list(self._running):
             _end_session(process)
 

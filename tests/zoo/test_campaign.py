@@ -13,6 +13,8 @@ import pytest
 from parity.errors import UsageError
 from parity.records import Finding, Slice, as_json
 from parity.zoo import Campaign, collect_faults, run_zoo
+from parity.zoo.campaign import prepare, settle
+from parity.zoo.cases import Habitat, plan_cases
 from parity.zoo.launch import CaseProcesses
 from parity.zoo.outcome import Outcome, read_finding, start_journal
 
@@ -75,20 +77,37 @@ def test_everything_is_recorded_and_resumed(stub_world: Path):
     assert {one.name: one.detected for one in again.faults} == {name: one.detected for name, one in faults.items()}
 
 
-def test_another_file_or_prompt_is_another_case(stub_world: Path):
-    from parity.zoo.campaign import prepare
+def test_an_interruption_leaves_no_outcome_of_what_it_ended(stub_world: Path):
+    started: list[str] = []
 
-    def keys() -> dict[str, str]:
-        plan = prepare(collect_faults([stub_world / "faults"]), campaign(stub_world), lambda *_: None)
-        return {case.name: case.key("code") for case in plan.cases} | {"floor": plan.cases[0].key("other code")}
+    def interrupt(what: str, label: str, outcome: Outcome | None) -> None:
+        started.extend([label] if what == "start" else [])
+        if len(started) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_zoo(collect_faults([stub_world / "faults"]), campaign(stub_world, jobs=2), tell=interrupt)
+    assert start_journal(stub_world / "out", resume=True).known == {}
+    assert not (stub_world / "out" / "zoo.json").exists()
+
+
+def test_another_file_or_prompt_is_another_case(stub_world: Path):
+    habitat = settle(str(stub_world / "model"), campaign(stub_world), lambda *_: None)
+
+    def keys(habitat: Habitat = habitat, code: str = "code") -> set[str]:
+        catalogue = collect_faults([stub_world / "faults"])
+        plan = plan_cases(catalogue, [habitat], instances=1, clean=2, tokens=(40, 50))
+        return {case.key(code) for case in plan.cases}
 
     first = keys()
+    assert len(first) == 7
     assert keys() == first
-    (stub_world / "prompts" / "9.json").write_text(json.dumps({"name": "new", "source": "new", "ids": [9] * 60}))
+    assert not keys(code="other code") & first
+    pool = tuple(replace(prompt, ids=tuple(token + 20 for token in prompt.ids)) for prompt in habitat.pool)
+    assert not keys(replace(habitat, pool=pool)) & first
     file = stub_world / "faults" / "all.py"
     file.write_text(file.read_text() + "# changed\n")
-    changed = keys()
-    assert not set(first.values()) & set(changed.values())
+    assert len(keys() & first) == 2, "the clean runs are the same"
 
 
 def test_time_runs_out(stub_world: Path):
@@ -150,8 +169,8 @@ def test_instances_that_fail_are_problems(stub_world: Path):
         "FAULTS = [Fault('one', 'qwen3_moe', '', None, None, control=True, op='router', wrap=lambda op: op,\n"
         "                instances=lambda seed, hyper: 1 / 0)]\n"
     )
-    catalogue = collect_faults([stub_world / "faults" / "all.py"])
-    result = run_zoo(catalogue, campaign(stub_world, instances=2))
-    assert [one.name for one in result.controls] == ["one"]
-    assert ["ZeroDivisionError" in str(problem) for problem in result.problems] == [True]
-    assert result.exit_code == 2
+    plan = prepare(
+        collect_faults([stub_world / "faults" / "all.py"]), campaign(stub_world, instances=2), lambda *_: None
+    )
+    assert [case.label for case in plan.cases] == ["one@0"]
+    assert ["ZeroDivisionError" in str(problem) for problem in plan.problems] == [True]
