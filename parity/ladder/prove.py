@@ -110,9 +110,13 @@ class Proof:
 
     def sentence(self) -> str:
         """The three arms in words."""
-        sham = (
-            "changes no bit" if not self.sham_changed else f"changes {self.sham_changed} logits (it must change none)"
-        )
+        sham = f"changes {self.sham_changed} logits (it must change none)"
+        if self.sham_changed is None:
+            sham = "cannot be told from what the SUT itself changes from run to run"
+        elif not self.sham_changed:
+            sham = (
+                "changes no bit" if self.repeats else "changes no bit on pinned memory (the SUT does not repeat itself)"
+            )
         low = min(
             (s for n, s in self.added.items() if s is not None and n not in self.unconfirmed), default=float("nan")
         )
