@@ -232,8 +232,13 @@ def test_a_loader_s_own_template(family: str, engine: MakeEngine, make_folder: A
     found = case.of(ids)
     assert names(found)[0] == "template_file_ignored"
     assert found.explanations[0].evidence["template"] == family or "bare" in family or family.startswith("ChatML")
+
+
+def test_a_loader_s_own_template_where_no_file_is_ignored(make_folder: Any):
+    conversation = Conversation([SYSTEM, USER])
+    _, ids = render_prompt(make_folder(FAMILIES["Zephyr"], name="own", **TOKENS), conversation)
     configured = make_folder(None, name="configured", configured=STYLES["xml_tools"], **TOKENS)
-    assert names(compare_prompts(configured, case.conversation, ids))[0] == "other_template"
+    assert names(compare_prompts(configured, conversation, ids))[0] == "other_template"
 
 
 def test_a_template_of_the_folder_that_does_not_count(make_folder: Any):
