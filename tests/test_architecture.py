@@ -16,7 +16,7 @@ LEVELS = [
     {"probes", "align", "floor"},
     {"estimate", "capture", "compare", "faults", "prompt", "text"},
     {"invariance", "fingerprint", "graft"},
-    {"ladder"},
+    {"ladder", "decode"},
     {"report", "zoo"},
     {"pytest_plugin", "cli", "demo", "doctor"},
 ]

@@ -55,6 +55,8 @@ def check_norm_scale(subject: Subject) -> Invariance:
         "logits_cosine": float(cosine.min()),
         "argmax_last": (int(best[-1]), int(best_small[-1])),
         "argmax_agreement": float((best == best_small).double().mean()),
+        # What eps alone leaves of a row's length: near 0 a norm cannot be told from none.
+        "allowed_length_least": float(allowed.min()),
         "rows": len(best),
     }
     evidence = {"residual_norm_ratio": ratio, "rows": len(best)}

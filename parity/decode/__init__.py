@@ -1,0 +1,45 @@
+"""Do two engines decode alike, does a sampler do what it was asked, and from which prompt length on does it break?"""
+
+from __future__ import annotations
+
+from parity.decode.comparison import DecodingComparison, DecodingVerdict, compare_decoding
+from parity.decode.divergence import Choice, Parting
+from parity.decode.growth import Growth, growth_of
+from parity.decode.noise import Noise, noise_measured, noise_of_emulation, noise_of_floor
+from parity.decode.pairs import PairedDifference, compare_pairs, sign_test, wilson
+from parity.decode.penalty import PenaltyRange, fit_penalties
+from parity.decode.residual import ResidualScale, falsify_residual_scale
+from parity.decode.sampler import SamplerCheck, check_sampler
+from parity.decode.side import Forced, continue_greedily, force
+from parity.decode.sweep import Sweep, Tried, judge_symptom, shortest_prompt
+
+__all__ = [
+    "Choice",
+    "DecodingComparison",
+    "DecodingVerdict",
+    "Forced",
+    "Growth",
+    "Noise",
+    "PairedDifference",
+    "Parting",
+    "PenaltyRange",
+    "ResidualScale",
+    "SamplerCheck",
+    "Sweep",
+    "Tried",
+    "check_sampler",
+    "compare_decoding",
+    "compare_pairs",
+    "continue_greedily",
+    "falsify_residual_scale",
+    "fit_penalties",
+    "force",
+    "growth_of",
+    "judge_symptom",
+    "noise_measured",
+    "noise_of_emulation",
+    "noise_of_floor",
+    "shortest_prompt",
+    "sign_test",
+    "wilson",
+]

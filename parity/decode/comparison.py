@@ -1,0 +1,306 @@
+"""Do two engines decode alike? Teacher-forced on one text, free on their own, and each sampler against its logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from parity.decode.divergence import Parting, part_at, partings
+from parity.decode.excess import Excess, excess_of
+from parity.decode.growth import Growth, growth_of
+from parity.decode.noise import Noise, is_exact, noise_measured, noise_of_emulation, noise_of_floor, swing_by_position
+from parity.decode.sampler import SamplerCheck, check_sampler
+from parity.decode.side import Forced, continue_greedily, force, require_decoding
+from parity.errors import UsageError
+from parity.floor import Floor
+from parity.metrics.logits import LogitDistance, logit_distance
+from parity.runner import Request, Runner
+
+Tell = Callable[[str], None]
+
+
+class DecodingVerdict(StrEnum):
+    """same: the tokens agree wherever both were asked. near_tie: they part only inside the noise. diverged: outside it,
+    or a sampler does not do what it was asked. unresolved: they part and nothing says how large the noise is."""
+
+    SAME = "same"
+    NEAR_TIE = "near_tie"
+    DIVERGED = "diverged"
+    UNRESOLVED = "unresolved"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Teacher-forced agreement of one phase: positions, share with the same largest logit, mean and largest KL (nats);
+    kl_noise: mean KL of the emulation against exact arithmetic there, None without one."""
+
+    name: str
+    positions: int
+    top1: float
+    kl_mean: float
+    kl_worst: float
+    kl_noise: float | None
+
+
+@dataclass(frozen=True)
+class DecodingComparison:
+    """SUT against oracle on one prompt.
+
+    kl, top1: by position, teacher-forced on the oracle's continuation. noise: source, limit and where the unit is from.
+    partings: positions whose largest logits are other tokens', near-ties included. outside: rows of logits out of the
+    floor, and rows that are not finite, by position. free: where the free continuations part, None where they do not.
+    excess: how far the logits of a phase stand from the oracle's against the recipe's noise, where that was emulated.
+    starts: phase of the first position out of the noise, None when nothing is. growth: of KL with length.
+    """
+
+    verdict: DecodingVerdict
+    sentence: str
+    request: str
+    prompt_ids: int
+    tokens: int
+    names: tuple[str, str]
+    noise: dict[str, Any]
+    phases: tuple[Phase, ...]
+    kl: NDArray[np.float64]
+    top1: NDArray[np.bool_]
+    partings: tuple[Parting, ...]
+    outside: tuple[int, ...]
+    free: Parting | None
+    starts: str | None
+    first_out: int | None
+    excess: tuple[Excess, ...]
+    growth: Growth | None
+    sampler: SamplerCheck
+    oracle_sampler: SamplerCheck
+    oracle_ids: tuple[int, ...]
+    sut_ids: tuple[int, ...]
+
+
+def compare_decoding(
+    *,
+    sut: Runner,
+    oracle: Runner,
+    request: Request,
+    tokens: int,
+    floor: Floor | None = None,
+    emulation: Runner | None = None,
+    exact: Runner | None = None,
+    banned: Sequence[int] = (),
+    presence_penalty: float = 0.0,
+    no_emulation: str = "neither a floor nor an emulation was given",
+    tell: Tell = lambda what: None,
+) -> DecodingComparison:
+    """Run both on the prompt, compare, and judge by the floor, else by the emulation, else not at all.
+
+    emulation: a runner of the SUT's recipe; exact: one of exact arithmetic on the same weights, needed beside it unless
+    the oracle is exact. banned: ids that greedy decoding was asked never to choose. presence_penalty: that both
+    were asked to apply. no_emulation: why there is none.
+    Raises UsageError for prompts and token numbers that compare nothing or lie outside the vocabulary, and for a floor
+    of another recipe; RunnerError for a runner that cannot decode, or that continues with nothing.
+    """
+    infos = oracle.describe(), sut.describe()
+    for info in infos:
+        require_decoding(info, request, tokens)
+    for token in banned:
+        require_decoding(infos[1], Request("banned ids", (token, token)), tokens)
+    tell("the oracle's continuation")
+    oracle_ids = continue_greedily(oracle, request, tokens)
+    tell("the SUT's continuation")
+    sut_ids = continue_greedily(sut, request, tokens)
+    tell("the oracle, teacher-forced")
+    y = force(oracle, request, oracle_ids)
+    tell("the SUT, teacher-forced")
+    x = force(sut, request, oracle_ids)
+    if y.logits.shape != x.logits.shape:
+        raise UsageError(
+            place=f"logits of {infos[0].name} and {infos[1].name}",
+            expected="one vocabulary",
+            found=f"{list(y.logits.shape)} and {list(x.logits.shape)}",
+            next_step="Compare engines of the same model.",
+        )
+    distance = logit_distance(oracle=y.logits, sut=x.logits)
+    kl_noise = None
+    if floor is not None:
+        floor.refuse_other(x.run)
+        noise = noise_of_floor(floor, y.logits, prompt=y.prompt, exact=is_exact(infos[0]))
+    elif emulation is not None and (exact is not None or is_exact(infos[0])):
+        tell("the recipe's emulation, teacher-forced")
+        near = force(emulation, request, oracle_ids).logits
+        truth = y.logits if is_exact(infos[0]) else force(exact or oracle, request, oracle_ids).logits
+        recipe = emulation.describe().recipe
+        noise = noise_of_emulation(near, truth, recipe=recipe, exact_oracle=is_exact(infos[0]))
+        kl_noise = logit_distance(oracle=truth, sut=near).kl
+    else:
+        noise = noise_measured(y.logits, x.logits, why=no_emulation)
+    parted = partings(y.logits, x.logits, distance.top1, noise=noise, prompt=y.prompt)
+    asked = {"banned": tuple(banned), "presence_penalty": presence_penalty}
+    free = _free(y, x, oracle_ids, sut_ids, noise)
+    samplers = _samplers(sut, oracle, request, x, y, oracle_ids, sut_ids, asked, infos, tell)
+    outside = _outside(y, x, noise)
+    return _conclude(
+        request, infos, y, x, distance, noise, kl_noise, parted, outside, free, samplers, oracle_ids, sut_ids
+    )
+
+
+def _free(y: Forced, x: Forced, oracle_ids: tuple[int, ...], sut_ids: tuple[int, ...], noise: Noise) -> Parting | None:
+    """Where the free continuations part; up to there both were fed the same ids, so the forced logits are theirs."""
+    at = next((n for n, (a, b) in enumerate(zip(oracle_ids, sut_ids, strict=False)) if a != b), None)
+    if at is None:
+        at = len(sut_ids)
+        if at >= len(oracle_ids):
+            return None
+    ended = at >= len(sut_ids)
+    row = y.prompt - 1 + at
+    return part_at(
+        row, y.logits, x.logits, noise=noise, prompt=y.prompt, oracle_id=oracle_ids[at],
+        sut_id=None if ended else sut_ids[at],
+    )  # fmt: skip
+
+
+def _samplers(
+    sut: Any, oracle: Any, request: Request, x: Forced, y: Forced, oracle_ids: tuple[int, ...],
+    sut_ids: tuple[int, ...], asked: dict[str, Any], infos: Any, tell: Tell,
+) -> tuple[SamplerCheck, SamplerCheck]:  # fmt: skip
+    if sut_ids == oracle_ids:
+        own = x
+    else:
+        tell("the SUT on its own continuation")
+        own = force(sut, request, sut_ids)
+    checked = check_sampler(own, declared=infos[1].sampler, **asked)
+    if checked.odd:
+        # Only now is it worth two more runs: how far its own logits move, and whether it chooses the same again.
+        tell("the SUT once more, to see whether it agrees with itself")
+        other = force(sut, request, sut_ids, stepwise=False).choices
+        again = continue_greedily(sut, request, len(sut_ids))
+        checked = check_sampler(own, declared=infos[1].sampler, other_way=other, repeated=again, **asked)
+    return checked, check_sampler(y, declared=infos[0].sampler, **asked)
+
+
+def _outside(y: Forced, x: Forced, noise: Noise) -> tuple[int, ...]:
+    """Positions whose row of logits is over the floor's gate, or finite in the oracle alone."""
+    a, b = y.logits.double(), x.logits.double()
+    broken = (torch.isfinite(a).all(1) & ~torch.isfinite(b).all(1)).numpy()
+    if noise.row is not None:
+        far = ((b - a).norm(dim=1) / a.norm(dim=1)).numpy()
+        broken |= far > noise.row
+    return tuple(np.flatnonzero(broken).tolist())
+
+
+def _conclude(
+    request: Request, infos: Any, y: Forced, x: Forced, distance: LogitDistance, noise: Noise,
+    kl_noise: NDArray[np.float64] | None, parted: tuple[Parting, ...], outside: tuple[int, ...],
+    free: Parting | None, samplers: tuple[SamplerCheck, SamplerCheck], oracle_ids: tuple[int, ...],
+    sut_ids: tuple[int, ...],
+) -> DecodingComparison:  # fmt: skip
+    found = [one.position for one in parted if one.near_tie is False] if noise.judges else []
+    first = min([*outside, *found], default=None)
+    sampler = samplers[0]
+    # A free parting that the oracle's own sampler makes is not the SUT's.
+    blamed = "unresolved" if free is not None and samplers[1].outcome != "as_asked" else ""
+    bad_free = free is not None and (free.near_tie is False and noise.judges)
+    unknown = not noise.judges or any(one.near_tie is None for one in (*parted, *([free] if free else [])))
+    parts = np.array([y.phase(at) for at in range(len(y.logits))])
+    excess = _excess(y, x, parts, noise)
+    exceeds = [one for one in excess if one.exceeds]
+    if first is not None or bad_free or exceeds or sampler.outcome == "differs":
+        verdict = DecodingVerdict.DIVERGED
+    elif ((parted or free) and unknown) or "unresolved" in (sampler.outcome, blamed):
+        verdict = DecodingVerdict.UNRESOLVED
+    else:
+        verdict = DecodingVerdict.NEAR_TIE if parted or free else DecodingVerdict.SAME
+    if first is None and bad_free and sampler.outcome != "differs":
+        assert free is not None
+        first = free.position
+    starts = (exceeds[0].phase if exceeds else None) if first is None else y.phase(first)
+    phases = tuple(_phase(name, parts == name, distance, kl_noise) for name in ("prefill", "decode"))
+    return DecodingComparison(
+        verdict=verdict,
+        sentence=_sentence(verdict, parted, outside, free, first, starts, exceeds, *samplers, noise, len(oracle_ids)),
+        request=request.name,
+        prompt_ids=y.prompt,
+        tokens=len(oracle_ids),
+        names=(f"{infos[0].name} ({infos[0].recipe.name})", f"{infos[1].name} ({infos[1].recipe.name})"),
+        noise={"source": noise.source, "limit": noise.limit, "judges": noise.judges, "sentence": noise.sentence},
+        phases=tuple(phase for phase in phases if phase.positions),
+        kl=distance.kl,
+        top1=distance.top1,
+        partings=parted,
+        outside=outside,
+        free=free,
+        starts=starts,
+        first_out=first,
+        excess=excess,
+        growth=growth_of(distance.kl),
+        sampler=sampler,
+        oracle_sampler=samplers[1],
+        oracle_ids=oracle_ids,
+        sut_ids=sut_ids,
+    )
+
+
+def _excess(y: Forced, x: Forced, parts: NDArray[np.str_], noise: Noise) -> tuple[Excess, ...]:
+    if noise.own is None:
+        return ()
+    swing = swing_by_position(y.logits, x.logits)
+    found = [excess_of(name, swing[parts == name], noise.own[parts == name]) for name in ("prefill", "decode")]
+    return tuple(one for one in found if one is not None)
+
+
+def _phase(name: str, here: NDArray[np.bool_], distance: LogitDistance, noise: NDArray[np.float64] | None) -> Phase:
+    count = int(here.sum())
+    if not count:
+        return Phase(name, 0, math.nan, math.nan, math.nan, None)
+    kl = distance.kl[here]
+    own = None if noise is None else float(noise[here].mean())
+    return Phase(name, count, float(distance.top1[here].mean()), float(kl.mean()), float(kl.max()), own)
+
+
+def _sentence(
+    verdict: DecodingVerdict,
+    parted: Sequence[Parting],
+    outside: Sequence[int],
+    free: Parting | None,
+    first: int | None,
+    starts: str | None,
+    exceeds: Sequence[Excess],
+    sampler: SamplerCheck,
+    oracle_sampler: SamplerCheck,
+    noise: Noise,
+    tokens: int,
+) -> str:
+    said = []
+    if verdict is DecodingVerdict.SAME:
+        said.append(f"Same: {tokens} new tokens agree, forced and free")
+        if not noise.judges:
+            said.append("the logits themselves are not judged without a floor or an emulation")
+    elif verdict is DecodingVerdict.NEAR_TIE:
+        said.append(f"Near-ties only: {len(parted)} positions prefer another token, all within {noise.limit:.1f} units")
+    elif verdict is DecodingVerdict.UNRESOLVED:
+        said.append("Unresolved: the engines part and nothing says how large the noise is there")
+    else:
+        said.append("Diverged" + ("" if first is None else f" from position {first} on ({starts})"))
+    for one in exceeds:
+        said.append(
+            f"logits of {one.phase} are {one.ratio:.3g} times as far off as the recipe's noise ({one.low:.3g} up)"
+        )
+    if sampler.outcome != "as_asked":
+        said.append("the SUT's sampler: " + sampler.sentence.rstrip("."))
+    if oracle_sampler.outcome != "as_asked":
+        said.append("the oracle's own sampler: " + oracle_sampler.sentence.rstrip("."))
+    if outside:
+        said.append(f"{len(outside)} rows of logits are out of the floor or not finite")
+    if free is not None:
+        said.append("free continuations part at " + free.line())
+    elif parted:
+        said.append("free continuations are equal; the first parting is at " + parted[0].line())
+    return "; ".join(said) + "."
+
+
+__all__ = ["DecodingComparison", "DecodingVerdict", "Phase", "compare_decoding"]

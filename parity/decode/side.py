@@ -1,0 +1,110 @@
+"""What does one runner do with a prompt: its greedy continuation, and its logits on ids that somebody chose?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from parity.errors import RunnerError, UsageError
+from parity.graft.effect import logits_of
+from parity.records import Run
+from parity.runner import CapturePlan, Request, RunnerInfo, Schedule
+
+VOCABULARY = ("vocab", "vocab_size")
+"""What runners call the number of ids in their hyper-parameters."""
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Logits of one runner on a prompt and the first N - 1 of N ids that continue it, those fed one by one.
+
+    logits: [P + N - 1, V] as the runner gives them; row P - 1 + k is the choice of new token k. ids: prompt and all N.
+    """
+
+    ids: tuple[int, ...]
+    prompt: int
+    logits: torch.Tensor
+    run: Run
+
+    @property
+    def choices(self) -> torch.Tensor:
+        """[N, V] logits from which the N new tokens were, or would have been, chosen."""
+        return self.logits[self.prompt - 1 :]
+
+    def phase(self, position: int) -> str:
+        """Phase of the step that fed the id at that position."""
+        return "prefill" if position < self.prompt else "decode"
+
+
+def require_decoding(info: RunnerInfo, request: Request, tokens: int, *, generate: bool = True) -> None:
+    """Refuse what cannot be compared: UsageError for the prompt or N, RunnerError for the runner."""
+    lacking = sorted({"forward", "generate"} - info.can) if generate else sorted({"forward"} - info.can)
+    if lacking:
+        raise RunnerError(
+            place=f"runner {info.name}",
+            expected="one that can forward and generate",
+            found="no " + ", no ".join(lacking),
+            next_step="Compare stored continuations with `parity text score`, or use a runner that decodes.",
+        )
+    if type(tokens) is not int or tokens < 1:
+        raise UsageError(
+            place="new tokens",
+            expected="at least 1",
+            found=repr(tokens),
+            next_step="A continuation of nothing compares nothing: ask for a token or more.",
+        )
+    if len(request.ids) < 2:
+        raise UsageError(
+            place=f"request {request.name}",
+            expected="a prompt of at least 2 ids",
+            found=f"{len(request.ids)}",
+            next_step="Give the whole prompt, template included.",
+        )
+    vocab = next((int(info.hyper[name]) for name in VOCABULARY if info.hyper.get(name)), 0)
+    wrong = [(at, token) for at, token in enumerate(request.ids) if vocab and token >= vocab]
+    if wrong:
+        raise UsageError(
+            place=f"request {request.name}",
+            expected=f"ids from 0 to {vocab - 1}, the vocabulary of runner {info.name}",
+            found=f"{wrong[0][1]} at position {wrong[0][0]}",
+            next_step="Tokenize the prompt with this model's own tokenizer.",
+        )
+
+
+def continue_greedily(runner: Any, request: Request, tokens: int) -> tuple[int, ...]:
+    """The runner's own continuation, at most `tokens` ids; RunnerError for an empty one."""
+    new = runner.generate(request, max_new_tokens=tokens).ids
+    if not new:
+        raise RunnerError(
+            place=f"continuation of request {request.name}",
+            expected="at least one token",
+            found="none",
+            next_step="An engine that stops at once is a finding of its own: look at its first token's logits.",
+        )
+    return tuple(new)
+
+
+def force(
+    runner: Any, request: Request, continuation: Sequence[int], *, stepwise: bool = True, grafts: Any = ()
+) -> Forced:
+    """The runner's logits on the prompt and all of the continuation but its last id, [P + N - 1, V].
+
+    stepwise: the continuation is fed one id at a time, as generation does; else all at once, as a prompt.
+    """
+    ids = (*request.ids, *continuation)
+    fed = Request(request.name, ids[:-1])
+    schedule = Schedule(decode=len(continuation) - 1 if stepwise else 0)
+    under = {"graft": tuple(grafts)} if grafts else {}
+    trace = runner.forward([fed], schedule=schedule, capture=CapturePlan(stages=("logits",)), **under)
+    logits = logits_of(trace)
+    if len(logits) != len(fed.ids):
+        raise RunnerError(
+            place=f"logits of request {request.name}",
+            expected=f"a row for each of {len(fed.ids)} positions",
+            found=f"{len(logits)} rows",
+            next_step="The runner must show logits at every position that it is fed.",
+        )
+    return Forced(ids, len(request.ids), logits, trace.run)

@@ -1,0 +1,55 @@
+"""`parity decode` and `parity falsify`: what they print, refuse, and end with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Command = Callable[..., Any]
+
+
+def test_two_recipes_decode_alike(parity: Command, fp8_model: Path):
+    asked = ("decode", "--sut", f"recipe:{fp8_model}", "--oracle", f"recipe:{fp8_model}", "--oracle-option",
+             "recipe=fp32", "--ids", "3,1,4,1,5,9,2,6", "--tokens", 2)  # fmt: skip
+    done = parity(*asked, "--json")
+    assert done.code == 0, done.err
+    assert done.json["verdict"] in ("same", "near_tie")
+    assert done.json["noise"]["source"] == "emulation"
+    (token, *_) = done.json["sut_ids"]
+    shown = parity(*asked, "--banned", token, "--emulation", "none")
+    assert shown.code == 1
+    assert "banned tokens came out" in " ".join(shown.out.split())
+
+
+def test_a_sweep_that_finds_nothing_ends_with_0(parity: Command, fp8_model: Path):
+    asked = ("decode", "--sut", f"recipe:{fp8_model}", "--oracle", f"recipe:{fp8_model}", "--ids", "3,1,4,1")
+    done = parity(*asked, "--tokens", 1, "--emulation", "none", "--sweep")
+    assert done.code == 0, done.err
+    assert "No divergence at any of the lengths 2, 4" in done.out
+
+
+def test_one_pair_is_refused_and_ten_may_differ(parity: Command, tmp_path: Path):
+    file = tmp_path / "pairs.json"
+    for count, verdict, code in ((1, "refused", 2), (10, "differs", 1)):
+        file.write_text(json.dumps({"oracle": [0] * count, "sut": [1] * count}))
+        done = parity("decode", "--pairs", file, "--json")
+        assert (done.json["verdict"], done.code) == (verdict, code)
+    file.write_text("[]")
+    assert parity("decode", "--pairs", file).code == 2
+
+
+def test_misuse_is_refused(parity: Command, fp8_model: Path):
+    spec = f"recipe:{fp8_model}"
+    assert "no SUT" in parity("decode", "--oracle", spec, "--ids", "1,2").said
+    refused = parity("decode", "--sut", spec, "--oracle", spec, "--ids", "1,2", "--tokens", 0, "--emulation", "none")
+    assert (refused.code, "at least 1" in refused.said) == (2, True)
+
+
+def test_the_residual_claim_is_refuted(parity: Command, fp8_model: Path):
+    done = parity("falsify", "residual-scale", "--runner", f"recipe:{fp8_model}", "--ids", "0-9", "--claim", "it grew")
+    assert done.code == 0, done.err
+    assert "| claim | it grew |" in done.out
+    assert "Refuted" in done.out
+    assert parity("falsify", "residual-scale", "--runner", f"recipe:{fp8_model}", "--ids", "0-3").code == 2
