@@ -76,7 +76,7 @@ def decode(
                 ProcessRunner(oracle, **parse_options(oracle_option, place="--oracle-option"))
             ),
         }
-        opened |= {} if floor is not None else _emulate(engines, opened["sut"], sut, emulation)
+        opened |= {} if floor is not None else _emulate(engines, opened, sut, emulation)
 
         def compare(length: int) -> Any:
             head = replace(request, ids=request.ids[:length])
@@ -103,19 +103,22 @@ def decode(
         raise typer.Exit(code)
 
 
-def _emulate(engines: ExitStack, sut: Any, spec: str, emulation: str | None) -> dict[str, Any]:
-    """The recipe's emulation and exact arithmetic on the SUT's weights, or why there is none."""
+def _emulate(engines: ExitStack, opened: dict[str, Any], spec: str, emulation: str | None) -> dict[str, Any]:
+    """The recipe's emulation and exact arithmetic on the SUT's weights, or why there is none; an exact oracle serves."""
+    from parity.decode.noise import is_exact
     from parity.process_runner import ProcessRunner
 
     if emulation == "none":
         return {"no_emulation": "none was wanted"}
     where = emulation or "recipe:" + spec.partition(":")[2]
-    options = {} if emulation else {"recipe": sut.describe().recipe.name}
+    options = {} if emulation else {"recipe": opened["sut"].describe().recipe.name}
     try:
         near = engines.enter_context(ProcessRunner(where, **options))
+        near.describe()
+        if is_exact(opened["oracle"].describe()):
+            return {"emulation": near}
         exact = engines.enter_context(ProcessRunner(where, recipe="fp32"))
-        for engine in (near, exact):
-            engine.describe()
+        exact.describe()
     except ParityError as error:
         if emulation:
             raise

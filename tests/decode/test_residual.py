@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from safetensors.torch import load_file
@@ -27,7 +27,7 @@ def test_a_norm_refutes_the_claim_with_both_numbers(recipe: Any, engine: Make, p
     assert found.numbers["logits_cosine"] > 0.99
     a, b = found.numbers["argmax_last"]
     assert a == b
-    assert abs(found.exponent) < 0.01
+    assert found.exponent == pytest.approx(0, abs=0.01)
     assert "Refuted" in found.paste
     assert "logits_cosine" in found.paste
 
@@ -39,7 +39,7 @@ def test_the_shipped_faults(fp8_model: Path, prompt: Make):
     assert missing.verdict == "no_norm", missing.sentence
     # Without a norm argmax and cosine stay as they were: they alone would have refuted the claim.
     assert missing.numbers["logits_cosine"] > 0.9999
-    assert abs(missing.exponent - 1) < 0.01
+    assert missing.exponent == pytest.approx(1, abs=0.01)
 
 
 def test_a_residual_that_eps_swallows_concludes_nothing(bf16_model: Path, write_model: Make, prompt: Make):
@@ -66,7 +66,7 @@ def test_a_residual_that_reaches_the_head_in_another_way_is_no_norm_either(recip
                 trace.tensor(trace.select(stage="final_norm")[0]).mul_(0.1)
             return trace
 
-    found = falsify_residual_scale(Halved(), prompt(9))
+    found = falsify_residual_scale(cast(Any, Halved()), prompt(9))
     assert found.verdict == "scale_dependent"
     assert found.exponent == pytest.approx(0.5, abs=0.05)
 
