@@ -104,7 +104,7 @@ def decode(
 
 
 def _emulate(engines: ExitStack, opened: dict[str, Any], spec: str, emulation: str | None) -> dict[str, Any]:
-    """The recipe's emulation and exact arithmetic on the SUT's weights, or why there is none; an exact oracle serves."""
+    """The recipe's emulation and exact arithmetic on the SUT's weights, or why there is none."""
     from parity.decode.noise import is_exact
     from parity.process_runner import ProcessRunner
 
