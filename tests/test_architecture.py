@@ -15,7 +15,7 @@ LEVELS = [
     {"registry", "preview", "runner", "process_runner", "trace", "metrics"},
     {"probes", "align", "floor"},
     {"estimate", "capture", "compare", "faults", "prompt", "text"},
-    {"invariance", "fingerprint", "graft"},
+    {"invariance", "fingerprint", "graft", "audit"},
     {"ladder", "decode"},
     {"report", "zoo"},
     {"pytest_plugin", "cli", "demo", "doctor"},

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from parity.audit.record import WeightDistance
+from parity.audit.tensors import StoredTensor
 from parity.errors import RunnerError
 from parity.probes import Recorder
 from parity.records import Recipe, Rows, Run
@@ -29,6 +31,8 @@ from parity.stages import Family
 from parity.stages import family as family_named
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
 from parity_oracles.checkpoint import Checkpoint, Hyper
+from parity_oracles.checkpoint.distances import weight_distances
+from parity_oracles.checkpoint.stored import stored_tensors
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,21 @@ class Oracle(ABC):
             name=self.name,
             family=self.family.name,
             layers=self.hyper.layers,
-            hyper=self.hyper.as_dict(),
+            hyper=self.hyper.implied(),
             recipe=self.recipe,
             lineage=self._lineage,
             environment=capture_environment(device="cpu", interpreted=False),
             stages=tuple(stage.name for _, stage in self.family.sites(1)),
-            can=self.can,
+            can=self.can | {"stored"},
         )
+
+    def stored(self) -> tuple[StoredTensor, ...]:
+        """Every tensor of the checkpoint with the operations that must read it; see parity.audit."""
+        return stored_tensors(self.checkpoint)
+
+    def distances(self, reference: str) -> tuple[tuple[WeightDistance, ...], tuple[tuple[str, str], ...]]:
+        """How far each weight lies from the one in model folder `reference`, and what could not be compared."""
+        return weight_distances(self.checkpoint, reference)
 
     def forward(
         self,

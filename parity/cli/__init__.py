@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parity.cli import (
+    audit,
     capture,
     compare,
     decode,
@@ -25,6 +26,7 @@ from parity.cli.app import app, main
 
 __all__ = [
     "app",
+    "audit",
     "capture",
     "compare",
     "decode",

@@ -7,6 +7,7 @@ The residual add of a layer's end happens in the kernel of the next norm, so `re
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ class Qwen3Moe:
         self.config = config
         self.weights = weights
         self.arena = arena
-        self.ops: dict[str, Op] = dict(OPS)
+        self.ops: dict[str, Op] = {name: self._heard(name, op) for name, op in OPS.items()}
+        # Hears the arguments of each op right before its kernel, beneath whatever replaces the op.
+        self.listener: Callable[[str, tuple[Any, ...], dict[str, Any]], None] | None = None
         self.launches: dict[str, Op] = dict(LAUNCHES)
         self.on_layer: Callable[[], None] | None = None
         # Where the forward pass stands, for planted faults.
@@ -281,6 +284,15 @@ class Qwen3Moe:
         """The op called `name`, about to compute `role` of `layer`: a planted fault asks which call it is in."""
         self.role, self.layer = role, layer
         return self.ops[name]
+
+    def _heard(self, name: str, op: Op) -> Op:
+        @wraps(op)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.listener is not None:
+                self.listener(name, args, kwargs)
+            return op(*args, **kwargs)
+
+        return call
 
     def where(self, name: str) -> Where:
         """The call in progress of the op or launch function `name`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from parity.audit.tensors import BindingReport
 from parity.errors import RunnerError, UsageError
 from parity.faults import Fault, named_fault
 from parity.preview import RunnerPreview
@@ -41,6 +42,7 @@ from parity_kernels.forward.inventory import check_inventory
 from parity_kernels.forward.plant import plant, require_fit
 from parity_kernels.forward.preview import preview
 from parity_kernels.forward.qwen3_moe import Qwen3Moe
+from parity_kernels.forward.reading import Reading
 from parity_kernels.forward.relabel import relabel_weights
 from parity_kernels.forward.sampling import Sampling
 from parity_kernels.forward.tokenizer import Tokenizer
@@ -59,7 +61,12 @@ RECIPES = {
 }  # fmt: skip
 
 
-CAN = frozenset({"forward", "generate", "graft", "chunk", "slots", "padding", "poison", "relabel", "variant"})
+CAN = frozenset(
+    {"forward", "generate", "graft", "chunk", "slots", "padding", "poison", "relabel", "variant", "bindings"}
+)
+
+AUDITED_IDS = 5
+"""Ids of the run that shows what is read: four to prefill and one to decode, so that both kinds of attention run."""
 
 TAIL_POSITIONS = 128
 """Cache positions behind a poisoned run's last one: the widest key tile of the attention kernels."""
@@ -184,6 +191,21 @@ class TritonRunner:
         for step in steps:
             out.append(self._probed(step, cache, probes, all_logits=True).clone())
         return torch.cat(out) if out else torch.empty((0, self.config.vocab))
+
+    def bindings(self) -> BindingReport:
+        """What the operations read and were told in a short run of its own: a prefill, and one decode step."""
+        engine, own = self.engine, self.engine.ops
+        reading = Reading(lambda: (engine.role, engine.layer))
+        length = min(AUDITED_IDS, self.config.max_positions)
+        request = Request("audit", tuple(number % self.config.vocab for number in range(length)))
+        schedule = Schedule(decode=min(1, length - 1))
+        engine.ops = {name: reading.around(name, op) for name, op in own.items()}
+        engine.listener = reading.kernel
+        try:
+            self.logits([request], schedule=schedule)
+        finally:
+            engine.ops, engine.listener = own, None
+        return reading.report(steps=1 + schedule.decode, bound=engine.weights.bound)
 
     def generate(
         self,

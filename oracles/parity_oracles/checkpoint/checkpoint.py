@@ -46,6 +46,10 @@ class Checkpoint:
         """A tensor's shape, from the header alone."""
         return self._files.entries[name].shape
 
+    def dtype(self, name: str) -> torch.dtype | None:
+        """A tensor's dtype as stored, from the header alone."""
+        return self._files.entries[name].dtype
+
     def is_fp8(self, name: str) -> bool:
         """True when weight `name` is stored as E4M3 with block scales."""
         return self._files.entries[name].dtype == E4M3

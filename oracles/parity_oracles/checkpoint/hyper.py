@@ -35,6 +35,22 @@ class Hyper:
     max_positions: int
     quantization: str | None
 
+    def implied(self) -> dict[str, Any]:
+        """All values of `as_dict`, and those that the family fixes: an engine must run with them too.
+
+        softmax_scale: 1 over the root of a head's width. norm_offset: what is added to a norm's stored gain.
+        rotary_dim: elements of a head that rope turns. A scaled rope and a sliding window are refused at reading.
+        Source: HF Qwen3Moe (`scaling = head_dim**-0.5`, RMSNorm `weight * x`, rope over the whole head).
+        """
+        return {
+            **self.as_dict(),
+            "softmax_scale": self.head_dim**-0.5,
+            "norm_offset": 0.0,
+            "rope_scaling": None,
+            "rotary_dim": self.head_dim,
+            "sliding_window": None,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name, for a trace and for an audit."""
         return asdict(self)

@@ -1,0 +1,83 @@
+"""Is this the tensor that it should be, and if not, what is it? By digest, by one rounding, by what differs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from parity.audit.tensors import BF16_ROUNDING, StoredTensor, TensorProbe
+from parity.fingerprint import causes
+
+E4M3 = "float8_e4m3fn"
+
+ZEROS = "zeros in place of a weight"
+ONES = "ones in place of a tensor"
+SCALES = "scales never consumed"
+OTHER = "another tensor of the checkpoint"
+ORDER = "the right elements in another order"
+FACTOR = "scaled by a constant"
+NEITHER = "values of no checkpoint tensor"
+
+FACTOR_SPREAD = 2 * BF16_ROUNDING
+"""Ratios of samples to one factor: the values were rounded once before the factor and may have been after it."""
+
+
+def holds(probe: TensorProbe, tensor: StoredTensor) -> str | None:
+    """The form in which `probe` holds `tensor`: `codes`, `values`, `bfloat16`, `rounded`, or None.
+
+    `rounded`: the dequantized values with at most one rounding to bf16 or finer, on every sample; an engine's own
+    dequantizer may round otherwise than the oracle's.
+    """
+    forms = tensor.forms
+    for name in ("codes", "values", "bfloat16"):
+        form = forms.get(name)
+        if form is not None and (form.digest, form.shape) == (probe.digest, probe.shape):
+            return name
+    values = forms["values"]
+    if probe.dtype == E4M3 or probe.shape != values.shape:
+        return None
+    pairs = list(zip(probe.samples, values.samples, strict=True))
+    if pairs and tensor.scales is None and any(b != 0 for _, b in pairs):
+        near = all(abs(a - b) <= BF16_ROUNDING * abs(b) for a, b in pairs)
+        level = abs(probe.rms - values.rms) <= BF16_ROUNDING * values.rms
+        # A BF16 checkpoint has nothing to round: an engine that holds other bits holds another tensor.
+        if near and level and forms.get("bfloat16", values).digest != values.digest:
+            return "rounded"
+    return None
+
+
+def describe_content(probe: TensorProbe, tensor: StoredTensor, stored: Sequence[StoredTensor]) -> tuple[str, str, str]:
+    """(what it is, cause class, words) of a tensor that is not the one it should be."""
+    unbound = causes.SCALES_UNUSED if tensor.scales is not None else causes.TENSOR_UNBOUND
+    if not math.isfinite(probe.rms):
+        return "not finite", causes.NONFINITE, "it holds values that are not finite"
+    if probe.largest == 0:
+        return ZEROS, unbound, "zeros are read"
+    if set(probe.samples) == {1.0} and probe.rms == 1.0:
+        return ONES if tensor.scales is None else SCALES, unbound, "ones are read"
+    for other in stored:
+        if other.name != tensor.name and any(form.digest == probe.digest for form in other.forms.values()):
+            return OTHER, causes.TENSOR_UNBOUND, f"{other.name} is read"
+    if any(form.unordered == probe.unordered for form in tensor.forms.values()):
+        cause = causes.TRANSPOSED if tensor.scales is None else causes.BLOCK_SCALES
+        return ORDER, cause, f"its elements in another order, shape {list(probe.shape)}"
+    factor = _factor(probe, tensor)
+    if factor is not None:
+        return FACTOR, causes.CONSTANT_RATIO, f"{factor:.6g} times its values"
+    wanted = tensor.forms["values"]
+    text = f"rms {probe.rms:.4g} where the checkpoint's is {wanted.rms:.4g}, shape {list(probe.shape)}"
+    return NEITHER, unbound, text
+
+
+def _factor(probe: TensorProbe, tensor: StoredTensor) -> float | None:
+    for name, form in tensor.forms.items():
+        if (name == "codes") != (probe.dtype == E4M3) or probe.samples == form.samples:
+            continue  # in other units, or different only where no sample is
+        pairs = [(a, b) for a, b in zip(probe.samples, form.samples, strict=False) if b != 0]
+        if probe.shape != form.shape or len(pairs) < 2 or form.rms == 0:
+            continue
+        factor = probe.rms / form.rms
+        for signed in (factor, -factor):
+            if all(abs(a - signed * b) <= FACTOR_SPREAD * abs(signed * b) for a, b in pairs):
+                return signed
+    return None
