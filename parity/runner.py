@@ -190,8 +190,9 @@ class Runner(Protocol):
 
     `describe().can` says which of `forward`, `generate`, `graft`, `replay`, `chunk` it supports, and of `slots`,
     `padding`, `poison`, `relabel` (see Schedule) and `variant`: a keyword of `forward`, a mapping from the name of an
-    op to one of the paths that `describe().variants` gives it. Calling what it cannot do raises RunnerError, and an
-    experiment that needs it is reported as not run.
+    op to one of the paths that `describe().variants` gives it; `bindings` or `parameters` (what it reads, or holds, of
+    the checkpoint) and, of an oracle, `stored` (what the checkpoint holds): see parity/audit/tensors.py. Calling what
+    it cannot do raises RunnerError, and an experiment that needs it is reported as not run.
     """
 
     def describe(self) -> RunnerInfo: ...

@@ -200,7 +200,7 @@ def test_greedy_continuation(hf: HfRunner, prompt: Request) -> None:
 def test_it_says_what_it_is(hf: HfRunner, fp8_folder: Path) -> None:
     info = hf.describe()
     assert (info.name, info.family, info.layers) == ("hf", "qwen3_moe", 2)
-    assert info.hyper == read_checkpoint(fp8_folder).hyper.as_dict()
+    assert info.hyper == read_checkpoint(fp8_folder).hyper.implied()
     assert (info.hyper["rope_theta"], info.hyper["top_k"], info.hyper["quantization"]) == (1e4, 2, "fp8_block")
     assert info.recipe.name == "fp32"
     assert info.stages == tuple(stage.name for _, stage in QWEN3_MOE.sites(1))
