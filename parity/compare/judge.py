@@ -33,7 +33,7 @@ def judge(measured: Measured, *, floor: NoiseFloor | None, mode: str) -> Compari
     over = max((s.over_floor for s in worst if s.over_floor is not None), default=None)
     known = sum(len(table) for _, table in measured.tables)
     judged = sum(int((~np.isnan(over_of)).sum()) for _, over_of in overs.values())
-    whole = measured.whole() if measured.cells.count.size else {}
+    whole = measured.whole() if measured.rows.count.sum() else {}
     if isinstance(floor, DerivedFloor):
         whole |= _power(measured, floor)
     unjudged = {kind: int(np.isnan(over_of).sum()) for kind, (_, over_of) in overs.items()}
@@ -56,9 +56,9 @@ def judge(measured: Measured, *, floor: NoiseFloor | None, mode: str) -> Compari
         )
 
     left_out = f"{excluded} of {len(labels)} rows have no counterpart"
-    if not measured.cells.count.sum():
+    if not measured.rows.count.sum():
         return record(Verdict.NOT_COMPARED, f"empty: {len(labels)} rows of width {measured.columns.edges[-1]}")
-    if measured.cells.nonfinite_oracle.any() or measured.cells.nonfinite_sut.any():
+    if measured.rows.nonfinite_oracle.any() or measured.rows.nonfinite_sut.any():
         return record(Verdict.NONFINITE, _nonfinite_reason(measured))
     if not rows:
         return record(Verdict.NOT_COMPARED, left_out)
@@ -145,7 +145,7 @@ def _worst_index(table: SliceTable, over: np.ndarray | None) -> int:
 def _nonfinite_reason(measured: Measured) -> str:
     parts = []
     for side in ("oracle", "sut"):
-        by_row = getattr(measured.cells, f"nonfinite_{side}").sum(1)
+        by_row = getattr(measured.rows, f"nonfinite_{side}")
         bad = np.flatnonzero(by_row)
         if len(bad):
             where = measured.labels.words(int(bad[0]))

@@ -17,17 +17,20 @@ from parity.metrics import (
     SliceTable,
     all_metrics,
     column_edges,
+    fold_moments,
     norm_ratio,
-    pair_moments,
-    slice_tables,
+    tables_of,
 )
 from parity.records import site_name
+
+PHASES = ("prefill", "decode")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One stage of one phase: moments by (row, column cell), and what the rows are.
+    """One stage of one phase: moments by row and by column cell, and what the rows are.
 
+    rows: [N]. across: [C], of the rows neither set aside nor without a counterpart.
     axes: canonical, `T` or `T S` first. excluded_share: rows without a counterpart, of all phases of the site together:
     one flip among two decoded tokens says nothing about the share.
     """
@@ -36,7 +39,8 @@ class Measured:
     layer: int | None
     phase: str
     axes: tuple[str, ...]
-    cells: Moments
+    rows: Moments
+    across: Moments
     columns: Columns
     labels: RowLabels
     excluded_share: float = 0.0
@@ -47,8 +51,8 @@ class Measured:
 
     @cached_property
     def compared(self) -> Moments:
-        """Cells of the rows that have a counterpart."""
-        return self.cells[~self.labels.excluded]
+        """Of each row that has a counterpart."""
+        return self.rows[~self.labels.excluded] if self.labels.excluded.any() else self.rows
 
     @cached_property
     def tables(self) -> list[tuple[str, SliceTable]]:
@@ -56,18 +60,22 @@ class Measured:
         labels = self.labels
         experts = labels.expert if (labels.expert >= 0).any() else None
         keep = ~labels.aside & ~labels.excluded
-        tables = [(t.kind, t) for t in slice_tables(self.cells, self.columns, experts=experts, keep=keep)]
+        kept = self.rows if keep.all() else self.rows[keep]
+        slices = tables_of(
+            rows=kept, across=self.across, columns=self.columns, index=np.flatnonzero(keep), experts=experts
+        )
+        tables = [(t.kind, t) for t in slices]
         apart = np.flatnonzero(labels.aside & ~labels.excluded)
         if len(apart):
-            rows = SliceTable(FLIPPED, apart, np.ones(len(apart), np.int64), self.cells[apart].total(axis=1))
+            rows = SliceTable(FLIPPED, apart, np.ones(len(apart), np.int64), self.rows[apart])
             tables.append((FLIPPED, rows))
         return tables
 
     def whole(self) -> dict[str, float]:
         """Metrics of all compared rows together, and mean and standard deviation of the rows' norm ratios."""
-        total = self.compared.total(axis=0).total(axis=0)
+        total = self.compared.total(axis=0)
         metrics = {name: float(value) for name, value in all_metrics(total).items()}
-        ratios = norm_ratio(self.compared.total(axis=1))
+        ratios = norm_ratio(self.compared)
         ratios = ratios[np.isfinite(ratios)]
         metrics["norm_ratio_mean"] = float(ratios.mean()) if len(ratios) else float("nan")
         metrics["norm_ratio_sd"] = float(ratios.std()) if len(ratios) else float("nan")
@@ -117,15 +125,24 @@ def measure(
     shape = tuple(parts[0][0].shape[leading:])
     columns = column_edges(axes[leading:], shape)
     width = int(np.prod(shape, dtype=np.int64))
-    collect = floor.moments if isinstance(floor, DerivedFloor) else pair_moments
-    moments = [
-        collect(oracle=a.reshape(len(labels), width), sut=b.reshape(len(labels), width), edges=columns.edges)
-        for a, b, labels in parts
-    ]
-    cells, labels = Moments.join(moments), RowLabels.join([labels for _, _, labels in parts])
-    phases = sorted(set(labels.phase.tolist()), key=("prefill", "decode").index)
+    fold = floor.fold if isinstance(floor, DerivedFloor) else fold_moments
+    labels = RowLabels.join([labels for _, _, labels in parts])
+    phases = sorted(set(labels.phase.tolist()), key=PHASES.index) or ["prefill"]
+    by_row, across = [], {}
+    for a, b, of in parts:
+        group = np.where(of.aside | of.excluded, -1, sum(n * (of.phase == phase) for n, phase in enumerate(phases)))
+        y, x = a.reshape(len(of), width), b.reshape(len(of), width)
+        rows, cells = fold(oracle=y, sut=x, edges=columns.edges, group=group)
+        by_row.append(rows)
+        for n, phase in enumerate(phases):  # a phase without a row of its own adds zeros
+            more = cells[n] if n < len(cells.count) else cells[0].none()
+            across[phase] = across[phase].plus(more) if phase in across else more
+    rows = by_row[0] if len(by_row) == 1 else Moments.join(by_row)
     share = float(labels.excluded.mean()) if len(labels) else 0.0
-    masks = [(phase, labels.phase == phase) for phase in phases or ["prefill"]]
-    if len(masks) == 1:  # no copy of the moments
-        return [Measured(stage, layer, masks[0][0], axes, cells, columns, labels, share)]
-    return [Measured(stage, layer, phase, axes, cells[mask], columns, labels[mask], share) for phase, mask in masks]
+    if len(phases) == 1:  # no copy of the moments
+        return [Measured(stage, layer, phases[0], axes, rows, across[phases[0]], columns, labels, share)]
+    masks = [(phase, labels.phase == phase) for phase in phases]
+    return [
+        Measured(stage, layer, phase, axes, rows[mask], across[phase], columns, labels[mask], share)
+        for phase, mask in masks
+    ]

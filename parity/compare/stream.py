@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from parity.metrics import (
     SliceTable,
     all_metrics,
     column_edges,
+    fold_moments,
     norm_ratio,
-    pair_moments,
     slice_metrics,
 )
 from parity.metrics.rounding import ELEMENT_SPREADS
@@ -33,8 +33,8 @@ from parity.records import SliceResult
 
 Array = NDArray[np.float64]
 
-ELEMENTS_AT_ONCE = 1 << 21
-CELLS_AT_ONCE = 1 << 15
+ELEMENTS_AT_ONCE = 1 << 22
+ROWS_AT_ONCE = 1 << 16
 WIDEST = 1 << 20
 """Elements of a row that are widened at once; a longer row is measured in stretches of that many."""
 
@@ -115,16 +115,16 @@ def stream_pair(
     columns = column_edges(("D",), (width,))
     result = Streamed(a.shape, rows, columns)
     repeats = RowRepeats()
-    cells = len(columns.edges) - 1
-    step = max(1, min(ELEMENTS_AT_ONCE // width, CELLS_AT_ONCE // cells))
+    step = max(1, min(ELEMENTS_AT_ONCE // width, ROWS_AT_ONCE))
     for first in range(0, rows, step):
         last = min(first + step, rows)
         stretches = [
             _measure(a, b, (first, last), (left, right), width, parts, floor, repeats, columns)
             for left, right in _stretches(width)
         ]
-        moments = stretches[0] if len(stretches) == 1 else _side_by_side(stretches)
-        _take(result, moments, first, floor)
+        _take(result, *(stretches[0] if len(stretches) == 1 else _side_by_side(stretches)), first, floor)
+        for tensor in (a, b):
+            tensor.release(last * width // parts)
         if advance is not None:
             advance((last - first) * width // parts * (_itemsize(a) + _itemsize(b)))
     if result.worst_row is not None and width > parts:
@@ -149,11 +149,9 @@ def worst_of(table: SliceTable, floor: DerivedFloor | None, slices: int) -> tupl
     return at, (None if over < 0 else over), names[int(score[:, at].argmax())]
 
 
-def _take(result: Streamed, moments: Moments, first: int, floor: DerivedFloor | None) -> None:
+def _take(result: Streamed, by_row: Moments, across: Moments, first: int, floor: DerivedFloor | None) -> None:
     """Add the moments of rows `first`... to what is known."""
-    across = moments.total(axis=0)
-    result.across = across if result.across is None else _added(result.across, across)
-    by_row = moments.total(axis=1)
+    result.across = across if result.across is None else result.across.plus(across)
     index = np.arange(first, first + len(by_row.count))
     table = SliceTable("row", index, np.ones(len(index), np.int64), by_row)
     at, over, by = worst_of(table, floor, result.rows)
@@ -187,13 +185,12 @@ def _spread(known: list[float], values: Array) -> None:
     ]
 
 
-def _added(a: Moments, b: Moments) -> Moments:
-    stacked = type(a)(*(np.stack([getattr(a, f.name), getattr(b, f.name)]) for f in fields(a)))
-    return stacked.total(axis=0)
-
-
-def _side_by_side(parts: list[Moments]) -> Moments:
-    return type(parts[0])(*(np.concatenate([getattr(p, f.name) for p in parts], axis=1) for f in fields(parts[0])))
+def _side_by_side(parts: list[tuple[Moments, Moments]]) -> tuple[Moments, Moments]:
+    """Stretches of one row: their sums are the row's, their columns follow each other."""
+    by_row = parts[0][0]
+    for more, _ in parts[1:]:
+        by_row = by_row.plus(more)
+    return by_row, Moments.join([across for _, across in parts])
 
 
 def _stretches(width: int) -> Iterator[tuple[int, int]]:
@@ -212,13 +209,15 @@ def _measure(
     floor: DerivedFloor | None,
     repeats: RowRepeats,
     columns: Columns,
-) -> Moments:
+) -> tuple[Moments, Moments]:
     left, right = stretch
     edges = [e - left for e in columns.edges if left <= e <= right]
     y, x = (_rows_of(t, rows, stretch, width, parts) for t in (a, b))
     if floor is None:
-        return pair_moments(oracle=y, sut=x, edges=edges)
-    return floor.moments(oracle=y, sut=x, edges=edges, repeats=repeats)
+        by_row, across = fold_moments(oracle=y, sut=x, edges=edges)
+    else:
+        by_row, across = floor.fold(oracle=y, sut=x, edges=edges, repeats=repeats)
+    return by_row, across[0]
 
 
 def _rows_of(

@@ -47,12 +47,16 @@ DTYPES: dict[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a file. dtype: as the file spells it (`BF16`); shape as stored; raw: its bytes, mapped."""
+    """One tensor of a file. dtype: as the file spells it (`BF16`); shape as stored; raw: its bytes, mapped.
+
+    start: where they begin in the file.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     raw: memoryview
+    start: int = 0
 
     @property
     def known(self) -> torch.dtype | None:
@@ -76,6 +80,16 @@ class StoredTensor:
         if whole.data_ptr() % size:  # a header of odd length: this piece is copied
             whole = whole.clone()
         return whole.view(dtype)
+
+    def release(self, last: int) -> None:
+        """Give back the memory of mapped pages before element `last`; they are read from the file again when needed."""
+        dtype, map_ = self.known, self.raw.obj
+        if dtype is None or not isinstance(map_, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        end = self.start + last * dtype.itemsize
+        first, past = self.start - self.start % mmap.PAGESIZE, end - end % mmap.PAGESIZE
+        if past > first:
+            map_.madvise(mmap.MADV_DONTNEED, first, past - first)
 
 
 def read_tensors(path: Path) -> dict[str, StoredTensor]:
@@ -128,7 +142,7 @@ def _read_file(path: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     places = []
     for name, item in header.items():
-        tensors[name], start, end = _read_entry(path, name, item, payload)
+        tensors[name], start, end = _read_entry(path, name, item, payload, 8 + length)
         places.append((start, end, name))
     cursor = 0
     for start, end, name in sorted(places):
@@ -140,7 +154,7 @@ def _read_file(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _read_entry(path: Path, name: str, item: Any, payload: memoryview) -> tuple[StoredTensor, int, int]:
+def _read_entry(path: Path, name: str, item: Any, payload: memoryview, base: int) -> tuple[StoredTensor, int, int]:
     fields = item if isinstance(item, Mapping) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (isinstance(dtype, str) and _are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):
@@ -151,7 +165,7 @@ def _read_entry(path: Path, name: str, item: Any, payload: memoryview) -> tuple[
     known = DTYPES.get(dtype)
     if known is not None and math.prod(shape) * known.itemsize != end - start:
         raise _refused(path, f"{math.prod(shape) * known.itemsize} bytes for {name!r}", f"{end - start}")
-    return StoredTensor(name, dtype, tuple(shape), payload[start:end]), start, end
+    return StoredTensor(name, dtype, tuple(shape), payload[start:end], base + start), start, end
 
 
 def _are_counts(value: Any) -> TypeGuard[list[int]]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from parity.errors import UsageError
 from parity.floor.bins import ROW_KINDS, Bin
-from parity.metrics import RoundedMoments, RoundingModel, RowRepeats, SliceTable, rounded_moments
+from parity.metrics import RoundedMoments, RoundingModel, RowRepeats, SliceTable, fold_rounded, rounded_moments
 
 Array = NDArray[np.float64]
 
@@ -67,6 +67,18 @@ class DerivedFloor:
     ) -> RoundedMoments:
         """What `judge` needs of a pair, as `parity.metrics.pair_moments` takes it."""
         return rounded_moments(oracle=oracle, sut=sut, model=self.model, edges=edges, repeats=repeats)
+
+    def fold(
+        self,
+        *,
+        oracle: torch.Tensor,
+        sut: torch.Tensor,
+        edges: Any = None,
+        group: NDArray[np.integer] | None = None,
+        repeats: RowRepeats | None = None,
+    ) -> tuple[RoundedMoments, RoundedMoments]:
+        """The same by row and by column block, as `parity.metrics.fold_moments` gives them."""
+        return fold_rounded(oracle=oracle, sut=sut, model=self.model, edges=edges, group=group, repeats=repeats)
 
     def gate(self, key: Bin) -> None:
         """No gate by bin: what is allowed follows from a slice's own values. A router flip is not excused by it."""

@@ -16,8 +16,9 @@ from parity.metrics.formulas import (
 )
 from parity.metrics.moments import Moments
 from parity.metrics.native import native_state
-from parity.metrics.pairs import READABLE, fold_moments, pair_moments
-from parity.metrics.rounding import FORMATS, RoundedMoments, RoundingModel, RowRepeats, rounded_moments
+from parity.metrics.pairs import READABLE, fold_moments, pair_moments, usable_threads
+from parity.metrics.rounded import fold_rounded, rounded_moments
+from parity.metrics.rounding import FORMATS, RoundedMoments, RoundingModel, RowRepeats
 from parity.metrics.slices import (
     COLUMN_BLOCK,
     KINDS,
@@ -45,6 +46,7 @@ __all__ = [
     "column_edges",
     "cosine",
     "fold_moments",
+    "fold_rounded",
     "max_abs",
     "native_state",
     "nonfinite",
@@ -58,4 +60,5 @@ __all__ = [
     "slope",
     "slope_error",
     "tables_of",
+    "usable_threads",
 ]

@@ -87,6 +87,15 @@ class Moments:
         folds = [largest if f.name in LARGEST and largest is not None else add for f in fields(self)]
         return type(self)(*(fold(getattr(self, f.name)) for fold, f in zip(folds, fields(self), strict=True)))
 
+    def plus(self, other: Moments) -> Moments:
+        """Both added, cell by cell; of the largest ones, the larger."""
+        pairs = ((f.name in LARGEST, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return type(self)(*(np.maximum(a, b) if largest else a + b for largest, a, b in pairs))
+
+    def none(self) -> Moments:
+        """Moments of nothing, of this shape and kind."""
+        return self._fold(np.zeros_like)
+
     @staticmethod
     def zeros(*shape: int) -> Moments:
         """Moments of nothing."""

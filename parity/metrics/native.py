@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("moments.c")
+_INCLUDED = (SOURCE.with_name("formats.h"), SOURCE.with_name("bound.h"))
 SWITCH = "PARITY_NATIVE"
 """Environment variable; `0` keeps to the plain path."""
 
@@ -43,6 +44,19 @@ class Work(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("y", "x")),
         *((name, ctypes.c_int64) for name in ("stride_y", "stride_x", "rows", "cells")),
         *((name, ctypes.c_void_p) for name in ("edges", "group", "sums", "counts", "column_sums", "column_counts")),
+        *((name, ctypes.c_void_p) for name in ("bound", "room", "room_counts")),
+    ]
+
+
+class Bound(ctypes.Structure):
+    """`Bound` of moments.c, field for field. held: what `sample` points into, kept alive with it."""
+
+    held: object
+
+    _fields_ = [
+        *((name, ctypes.c_double) for name in ("relative", "absolute", "drift", "inside", "spreads", "chance")),
+        *((name, ctypes.c_int64) for name in ("together", "samples")),
+        ("sample", ctypes.c_void_p),
     ]
 
 
@@ -133,7 +147,8 @@ def _fingerprint(compiler: str) -> str:
     """Of everything a build depends on: source, flags, compiler and processor."""
     tool = Path(compiler).resolve()
     about = tool.stat()
-    parts = (SOURCE.read_text(), _FLAGS, _COMMON, str(tool), about.st_size, about.st_mtime_ns, _processor())
+    texts = [path.read_text() for path in (SOURCE, *_INCLUDED)]
+    parts = (texts, _FLAGS, _COMMON, str(tool), about.st_size, about.st_mtime_ns, _processor())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from parity.errors import DtypeError, ShapeError
 from parity.metrics.moments import Moments
-from parity.metrics.native import Kernel, Work, native_kernel
+from parity.metrics.native import Bound, Kernel, Work, native_kernel
 from parity.metrics.plain import plain_moments
 
 READABLE = (
@@ -39,7 +39,10 @@ byte: unpack them first."""
 
 _PLAIN_ELEMENTS = 1 << 17  # 1 MiB of fp64 a side: three such buffers stay in the second-level cache
 _RUN_ELEMENTS = 1 << 20  # of a thread's task: about 0.2 ms, against 0.05 ms to hand it over
-_SUMS, _COUNTS = 5, 4  # of a cell, in moments.c's order
+SUMS, ROUNDED_SUMS, COUNTS = 5, 9, 4
+"""Numbers of a cell in moments.c: xx, yy, dy, dd, max_abs, with a bound element, fourth, size, lever; its counts."""
+LARGEST_SUMS = slice(4, 6)
+Cells = tuple[NDArray[np.float64], NDArray[np.int64]]
 Progress = Callable[[int], None]
 R = TypeVar("R")
 
@@ -57,13 +60,13 @@ def pair_moments(
     oracle, sut: [N, W] of any dtype in READABLE, not necessarily the same; N and W may be 0; either may be a memory
         map: no copy is made of rows whose elements are adjacent, else of 1 Mi elements a thread.
     edges: column boundaries 0 = e0 < e1 < ... < eC = W; None means one block.
-    threads: None means every core this process may use, at most torch's number of threads. No bit depends on it.
+    threads: None means `usable_threads()`. No bit depends on it.
     progress: called from this thread with the number of rows that have just been done.
     Returns Moments of shape [N, C], 80 bytes a cell (`fold_moments` keeps less); all products and sums in fp64. Values
     up to 1e150 do not overflow. torch's flushing of subnormals has no effect where the kernel is compiled.
     Raises ShapeError for shapes that differ (nothing broadcasts), DtypeError for a dtype that is not READABLE.
     """
-    edges = _checked(oracle, sut, edges)
+    edges = checked_edges(oracle, sut, edges)
     rows, cells = len(oracle), max(len(edges) - 1, 0)
     kernel = native_kernel() if rows and cells else None
     if kernel is None:
@@ -72,14 +75,8 @@ def pair_moments(
             for name in Moments.__dataclass_fields__:
                 getattr(into, name)[first : first + len(part.count)] = getattr(part, name)
         return into
-    sums, counts = np.empty((rows, cells, _SUMS)), np.empty((rows, cells, _COUNTS), np.int64)
-
-    def one(first: int, last: int) -> None:
-        _call(kernel, oracle[first:last], sut[first:last], edges, sums[first:last], counts[first:last])
-
-    for _ in _each_run(one, rows, oracle.shape[1], threads, progress):
-        pass
-    return _moments(sums, counts, np.diff(np.array(edges, np.int64)))
+    sums, counts = native_cells(kernel, oracle, sut, edges, threads=threads, progress=progress)
+    return as_moments(sums, counts, np.diff(np.array(edges, np.int64)))
 
 
 def fold_moments(
@@ -97,17 +94,9 @@ def fold_moments(
     group: [N], from 0; a row of a negative group is in no column's moments. None puts every row into group 0.
     Returns (rows [N], columns [G, C]) with G the largest group + 1, at least 1. Memory beyond both results is a few MB.
     """
-    edges = _checked(oracle, sut, edges)
+    edges = checked_edges(oracle, sut, edges)
     rows, cells = len(oracle), max(len(edges) - 1, 0)
-    groups_of = np.zeros(rows, np.int64) if group is None else np.ascontiguousarray(group, np.int64)
-    if groups_of.shape != (rows,):
-        raise ShapeError(
-            place="groups of rows",
-            expected=f"one for each of {rows} rows",
-            found=f"shape {list(groups_of.shape)}",
-            next_step="Give rows that belong to no group a negative number.",
-        )
-    groups = max(int(groups_of.max(initial=0)) + 1, 1)
+    groups_of, groups = checked_groups(group, rows)
     kernel = native_kernel() if rows and cells else None
     if kernel is None:
         by_row, columns = Moments.zeros(rows), Moments.zeros(groups, cells)
@@ -118,27 +107,87 @@ def fold_moments(
                 getattr(by_row, name)[here] = getattr(part.total(axis=1), name)
                 _fold_into(getattr(columns, name), names, getattr(folded, name), largest=name == "max_abs")
         return by_row, columns
-    sums, counts = np.zeros((rows, _SUMS)), np.zeros((rows, _COUNTS), np.int64)
-    column_sums, column_counts = np.zeros((groups, cells, _SUMS)), np.zeros((groups, cells, _COUNTS), np.int64)
-
-    def one(first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-        names, inside = np.unique(groups_of[first:last], return_inverse=True)
-        inside = np.where(names[inside] < 0, -1, inside).astype(np.int64)
-        mine = np.zeros((len(names), cells, _SUMS)), np.zeros((len(names), cells, _COUNTS), np.int64)
-        _call(kernel, oracle[first:last], sut[first:last], edges, sums[first:last], counts[first:last], inside, mine)
-        kept = names >= 0
-        return names[kept], mine[0][kept], mine[1][kept]
-
-    for names, more_sums, more_counts in _each_run(one, rows, oracle.shape[1], threads, progress):
-        top = np.maximum(column_sums[names, :, -1], more_sums[..., -1])
-        column_sums[names] += more_sums
-        column_sums[names, :, -1] = top
+    sums, counts = np.zeros((rows, SUMS)), np.zeros((rows, COUNTS), np.int64)
+    column_sums, column_counts = np.zeros((groups, cells, SUMS)), np.zeros((groups, cells, COUNTS), np.int64)
+    parts = native_folds(kernel, oracle, sut, edges, groups_of, (sums, counts), threads=threads, progress=progress)
+    for _, names, more_sums, more_counts in parts:
+        add_sums(column_sums, names, more_sums)
         column_counts[names] += more_counts
     sizes = np.bincount(groups_of[groups_of >= 0], minlength=groups)
     widths = np.diff(np.array(edges, np.int64))
-    return _moments(sums, counts, np.int64(oracle.shape[1])), _moments(
-        column_sums, column_counts, sizes[:, None] * widths
-    )
+    width = np.int64(oracle.shape[1])
+    return as_moments(sums, counts, width), as_moments(column_sums, column_counts, sizes[:, None] * widths)
+
+
+def usable_threads() -> int:
+    """OMP_NUM_THREADS where it is a number above 0, else the cores that this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isascii() and asked.isdecimal() and 0 < int(asked) <= 4096:
+        return int(asked)
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def native_cells(
+    kernel: Kernel,
+    oracle: torch.Tensor,
+    sut: torch.Tensor,
+    edges: Sequence[int],
+    *,
+    bound: Bound | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Cells:
+    """Sums [N, C, 5] and counts [N, C, 4] in moments.c's order; nine sums with a bound."""
+    shape = (len(oracle), len(edges) - 1)
+    sums, counts = np.empty((*shape, SUMS if bound is None else ROUNDED_SUMS)), np.empty((*shape, COUNTS), np.int64)
+
+    def one(first: int, last: int) -> None:
+        here = slice(first, last)
+        _call(kernel, oracle[here], sut[here], edges, sums[here], counts[here], bound=bound)
+
+    for _ in _each_run(one, shape[0], oracle.shape[1], threads, progress, 1 if bound is None else bound.together):
+        pass
+    return sums, counts
+
+
+def native_folds(
+    kernel: Kernel,
+    oracle: torch.Tensor,
+    sut: torch.Tensor,
+    edges: Sequence[int],
+    group: NDArray[np.int64],
+    into: Cells,
+    *,
+    bound: Bound | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]]:
+    """Each run of rows, in order: (the rows, the groups in it, their sums [g, C, 5] and counts [g, C, 4]).
+
+    into: sums [N, 5] and counts [N, 4] of each row, zeroed; those of a run are there when it is yielded.
+    """
+    cells, width = len(edges) - 1, SUMS if bound is None else ROUNDED_SUMS
+    sums, counts = into
+
+    def one(first: int, last: int) -> tuple[slice, NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        here = slice(first, last)
+        names, inside = np.unique(group[here], return_inverse=True)
+        inside = np.where(names[inside] < 0, -1, inside).astype(np.int64)
+        mine = np.zeros((len(names), cells, width)), np.zeros((len(names), cells, COUNTS), np.int64)
+        _call(kernel, oracle[here], sut[here], edges, sums[here], counts[here], inside, mine, bound)
+        kept = names >= 0
+        return here, names[kept], mine[0][kept], mine[1][kept]
+
+    together = 1 if bound is None else bound.together
+    yield from _each_run(one, len(oracle), oracle.shape[1], threads, progress, together)
+
+
+def add_sums(into: NDArray[np.float64], names: NDArray[np.int64], more: NDArray[np.float64]) -> None:
+    """Sums [g, C, 5 or 9] of groups `names` added to [G, C, 5 or 9]; of the largest ones, the larger."""
+    top = np.maximum(into[names, :, LARGEST_SUMS], more[..., LARGEST_SUMS])
+    into[names] += more
+    into[names, :, LARGEST_SUMS] = top
 
 
 def _fold_into(into: NDArray, names: NDArray[np.int64], more: NDArray, *, largest: bool) -> None:
@@ -156,12 +205,21 @@ def _plain_parts(
 
 
 def _each_run(
-    one: Callable[[int, int], R], rows: int, width: int, threads: int | None, progress: Progress | None
+    one: Callable[[int, int], R],
+    rows: int,
+    width: int,
+    threads: int | None,
+    progress: Progress | None,
+    together: int = 1,
 ) -> Iterator[R]:
-    """`one(first, last)` of each run of rows, results in order, at most two waiting a thread."""
-    step = max(1, _RUN_ELEMENTS // max(width, 1))
-    runs = [(first, min(first + step, rows)) for first in range(0, rows, step)]
-    usable = min(torch.get_num_threads(), len(os.sched_getaffinity(0))) if threads is None else threads
+    """`one(first, last)` of each run of rows, results in order, at most two waiting a thread.
+
+    together: rows that no run divides; the last run takes a rest of fewer.
+    """
+    step = max(1, _RUN_ELEMENTS // max(width, 1) // together) * together
+    starts = list(range(0, max(rows - together + 1, 1), step))
+    runs = list(pairwise([*starts, rows]))
+    usable = usable_threads() if threads is None else threads
     if min(usable, len(runs)) <= 1:
         for first, last in runs:
             yield one(first, last)
@@ -191,11 +249,16 @@ def _call(
     sums: NDArray[np.float64],
     counts: NDArray[np.int64],
     group: NDArray[np.int64] | None = None,
-    columns: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
+    columns: Cells | None = None,
+    bound: Bound | None = None,
 ) -> None:
     y, x = (t.detach().to("cpu") for t in (oracle, sut))
     y, x = (t if t.stride(1) == 1 or t.shape[1] == 1 else t.contiguous() for t in (y, x))
     marks = np.array(edges, np.int64)
+    room: Cells | None = None
+    if bound is not None and group is not None:
+        shape = (min(2 * bound.together, len(y)), len(marks) - 1)
+        room = np.empty((*shape, ROUNDED_SUMS)), np.empty((*shape, COUNTS), np.int64)
     work = Work(
         y.data_ptr(),
         x.data_ptr(),
@@ -209,19 +272,35 @@ def _call(
         counts.ctypes.data,
         None if columns is None else columns[0].ctypes.data,
         None if columns is None else columns[1].ctypes.data,
+        None if bound is None else ctypes.addressof(bound),
+        None if room is None else room[0].ctypes.data,
+        None if room is None else room[1].ctypes.data,
     )
     kernel(READABLE.index(y.dtype), READABLE.index(x.dtype), ctypes.addressof(work))
 
 
-def _moments(sums: NDArray[np.float64], counts: NDArray[np.int64], sizes: NDArray[np.int64] | np.int64) -> Moments:
+def as_moments(sums: NDArray[np.float64], counts: NDArray[np.int64], sizes: NDArray[np.int64] | np.int64) -> Moments:
     """The kernel's arrays as Moments, without a copy but of `finite`. sizes: pairs a cell, broadcast."""
     count = np.broadcast_to(sizes, counts.shape[:-1])
-    xx, yy, dy, dd, top = (sums[..., k] for k in range(_SUMS))
-    bad, bad_y, bad_x, differ = (counts[..., k] for k in range(_COUNTS))
+    xx, yy, dy, dd, top = (sums[..., k] for k in range(SUMS))
+    bad, bad_y, bad_x, differ = (counts[..., k] for k in range(COUNTS))
     return Moments(count, count - bad, xx, yy, dy, dd, top, bad_y, bad_x, differ)
 
 
-def _checked(oracle: torch.Tensor, sut: torch.Tensor, edges: Sequence[int] | None) -> tuple[int, ...]:
+def checked_groups(group: NDArray[np.integer] | None, rows: int) -> tuple[NDArray[np.int64], int]:
+    """The group of each row and how many groups there are; zeros and 1 for None. Raises ShapeError."""
+    groups_of = np.zeros(rows, np.int64) if group is None else np.ascontiguousarray(group, np.int64)
+    if groups_of.shape != (rows,):
+        raise ShapeError(
+            place="groups of rows",
+            expected=f"one for each of {rows} rows",
+            found=f"shape {list(groups_of.shape)}",
+            next_step="Give rows that belong to no group a negative number.",
+        )
+    return groups_of, max(int(groups_of.max(initial=0)) + 1, 1)
+
+
+def checked_edges(oracle: torch.Tensor, sut: torch.Tensor, edges: Sequence[int] | None) -> tuple[int, ...]:
     """The column edges, () for no columns."""
     if oracle.shape != sut.shape or oracle.ndim != 2:
         raise ShapeError(

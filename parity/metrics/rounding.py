@@ -1,16 +1,11 @@
-"""Which further sums does an analytic rounding bound need, besides the moments of a pair?
-
-Moments that would fit into the same pass over memory as `pair_moments`: the sum of y^4, and the largest |x - y| over
-its own bound. Until they do, `rounded_moments` reads the pair a second time, block by block.
+"""What is honest noise of a dtype, and which further sums does its bound need besides the moments of a pair?
 
 docs/derived-floors.md derives what is done with them; the symbols here are the ones used there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +13,6 @@ from numpy.typing import NDArray
 
 from parity.errors import DtypeError, ValueRangeError
 from parity.metrics.moments import Moments
-from parity.metrics.pairs import pair_moments
 
 Array = NDArray[np.float64]
 
@@ -48,7 +42,6 @@ LEAST_VALUES = 16
 ELEMENT_SPREADS = 8.0
 """Spreads of accumulation error that one element may show: a normal deviate passes 8 once in 8e14."""
 
-_BLOCK_ELEMENTS = 1 << 17
 _SAMPLE = 32  # elements of a row looked at for repeated values: 496 pairs
 _REMEMBERED_ROWS = 1 << 18
 
@@ -110,9 +103,14 @@ class RoundingModel:
 
         terms: effective number of independent values, >= 1.
         """
-        summed = self.roundings**0.5 * DRIFT_UNITS * self.accumulator * FEW_VALUES ** (1 / np.maximum(terms, 1.0))
-        inside = (2 * (self.roundings - 1)) ** 0.5 * self.unit
-        return np.hypot(summed, inside)
+        summed, inside = self.drift_parts
+        return np.hypot(summed * FEW_VALUES ** (1 / np.maximum(terms, 1.0)), inside)
+
+    @property
+    def drift_parts(self) -> tuple[float, float]:
+        """The allowance of many values, in root mean squares: of accumulation, and of roundings before the last."""
+        summed = self.roundings**0.5 * DRIFT_UNITS * self.accumulator
+        return summed, (2 * (self.roundings - 1)) ** 0.5 * self.unit
 
 
 @dataclass(frozen=True)
@@ -153,101 +151,11 @@ class RowRepeats:
         return result
 
 
-def rounded_moments(
-    *,
-    oracle: torch.Tensor,
-    sut: torch.Tensor,
-    model: RoundingModel,
-    edges: Sequence[int] | None = None,
-    repeats: RowRepeats | None = None,
-) -> RoundedMoments:
-    """`pair_moments` and the sums of a rounding bound, cell by cell.
-
-    oracle, sut, edges: as for `pair_moments`. repeats: of the rows before these, updated; None starts with none.
-    Returns RoundedMoments [N, C]. Raises what `pair_moments` raises.
-    """
-    base = pair_moments(oracle=oracle, sut=sut, edges=edges)
-    repeats = RowRepeats() if repeats is None else repeats
-    rows, cells = base.shape
-    cuts = (0, oracle.shape[1]) if edges is None else tuple(edges)
-    more = {name: np.zeros((rows, cells)) for name in ("fourth", "element")}
-    dependence = np.ones(rows)
-    bits = FORMATS[str(oracle.dtype).removeprefix("torch.")][0]
-    count = base.finite.sum(1)
-    squares = base.yy.sum(1)
-    size = _row_size(squares, count, oracle.shape[1])
-    step = max(1, _BLOCK_ELEMENTS // max(oracle.shape[1], 1))
-    for first in range(0, rows if cells else 0, step):
-        here = slice(first, first + step)
-        y, x = (t[here].to("cpu").to(torch.float64) for t in (oracle, sut))
-        if base.nonfinite_oracle[here].any() or base.nonfinite_sut[here].any():
-            bad = ~(torch.isfinite(y) & torch.isfinite(x))
-            y, x = y.masked_fill(bad, 0.0), x.masked_fill(bad, 0.0)
-        y2 = y * y
-        for cell, (left, right) in enumerate(pairwise(cuts)):
-            part = y2[:, left:right]
-            more["fourth"][here, cell] = torch.linalg.vecdot(part, part).numpy()
-        fourth = more["fourth"][here].sum(1)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            terms = np.where(fourth > 0, squares[here] ** 2 / fourth, 1.0)
-            dependence[here] = 1 + (terms - 1) * _shared_share(y, bits)
-            few = model.drift(terms / dependence[here])
-        many = model.drift(np.full(len(y), np.inf))
-        # What few values are allowed in excess goes with the element's own size: beside one giant, others stay small.
-        bound = (y.abs() + x.abs()).mul_(model.roundings * model.unit)
-        bound += y.abs().mul_(torch.from_numpy(ELEMENT_SPREADS * (few - many))[:, None])
-        bound += torch.from_numpy(ELEMENT_SPREADS * many * np.sqrt(size[here]) + model.absolute)[:, None]
-        # 0/0 is equality (NaN to 0); the factor leaves the bound's own rounding out of it.
-        ratio = (x - y).abs_().div_(bound.mul_(1 + 1e-12)).nan_to_num_(nan=0.0, posinf=float("inf"))
-        for cell, (left, right) in enumerate(pairwise(cuts)):
-            more["element"][here, cell] = ratio[:, left:right].amax(1).numpy()
-    again = repeats.factor(squares, more["fourth"].sum(1))[:, None]
-    fourth = dependence[:, None] * more["fourth"]
-    lever = dependence[:, None] * size[:, None] * base.yy
-    return RoundedMoments(
-        *(getattr(base, f.name) for f in fields(Moments)),
-        fourth=fourth,
-        fourth_across=again * fourth,
-        size=size[:, None] * base.finite,
-        lever=lever,
-        lever_across=again * lever,
-        element=more["element"],
-    )
+def sampled_columns(width: int) -> torch.Tensor:
+    """Columns that are looked at for repeated values."""
+    return torch.linspace(0, width - 1, min(width, _SAMPLE)).long()
 
 
-def _row_size(squares: Array, count: NDArray[np.int64], width: int) -> Array:
-    """[n], mean square of each row; of narrow rows, the larger of their own and that of LEAST_VALUES values around.
-
-    A row of one value says nothing of the size of what was added up to give it: near zero it is small by chance.
-    """
-    own = squares / np.maximum(count, 1)
-    together = -(-LEAST_VALUES // max(width, 1))
-    if together == 1 or len(own) < 2:
-        return own
-    starts = np.arange(0, max(len(own) - together + 1, 1), together)  # what is left over joins the last group
-    sizes = np.diff(np.append(starts, len(own)))
-    around = np.add.reduceat(squares, starts) / np.maximum(np.add.reduceat(count, starts), 1)
-    return np.maximum(own, np.repeat(around, sizes))
-
-
-def _shared_share(y: torch.Tensor, bits: int) -> Array:
-    """[n], the share of a row's pairs of elements that hold one value, weighted by y^2; what chance makes is left out.
-
-    Elements of one value are rounded alike, so that their errors are one. Independent values meet by chance in a format
-    of few bits: 2^(p-1) to a binade, and normal values, weighted by their squares, cover about one and a half of them.
-    bits: p of the oracle's dtype. Fewer than 2^(p-1) / 1.5 different values in a row are taken for dependence.
-    """
-    width = y.shape[1]
-    if width < 2:
-        return np.zeros(len(y))
-    at = torch.linspace(0, width - 1, min(width, _SAMPLE)).long()
-    values = y[:, at].abs()
-    weight = values * values
-    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-300)
-    # [n, s, s] in float32: a bound's width needs no more.
-    both = (weight[:, :, None] * weight[:, None, :]).to(torch.float32)
-    alike = (both * (values[:, :, None] == values[:, None, :])).sum((1, 2))
-    alone = (weight * weight).sum(1).to(torch.float32)
-    share = ((alike - alone) / (both.sum((1, 2)) - alone).clamp_min(1e-12)).clamp(0, 1)
-    chance = 1.5 * 2.0 ** -(bits - 1)
-    return (share - chance).clamp_min(0).numpy().astype(np.float64)
+def chance_alike(bits: int) -> float:
+    """Share of pairs of independent values that are one value in a format of p = `bits`."""
+    return 1.5 * 2.0 ** -(bits - 1)
