@@ -4,8 +4,7 @@
 
 Everything is measured in one run on one BF16 pair, so only the ratios mean something. The ceiling is reading the same
 bytes on every core. msprobe (`mindstudio-probe`) and Polygraphy are measured where they can be imported (give a folder
-of packages by --peers FOLDER; never a dependency of this project); a missing one is a counted skip. SGLang's formula
-(calc_diff and relative errors of its dump comparator) is written down here.
+of packages by --peers FOLDER; never a dependency of this project); a missing one is a counted skip.
 `--big 6` makes a pair of 6 GiB beside --out, compares it through memory maps and deletes it.
 """
 
@@ -26,7 +25,8 @@ import torch
 from rich.progress import Progress
 
 from parity.compare import compare_pair
-from parity.metrics import column_edges, fold_moments, native_state, pair_moments
+from parity.floor import derive_floor
+from parity.metrics import column_edges, fold_moments, fold_rounded, native_state, pair_moments, usable_threads
 from parity.records import as_json
 from parity.trace import capture_environment
 
@@ -41,21 +41,34 @@ def make_pair(rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return oracle.bfloat16(), (oracle + 0.01 * torch.randn(rows, WIDTH, generator=g)).bfloat16()
 
 
-def gigabytes_per_second(what: Callable[[], Any], size: int, repeats: int = REPEATS) -> float:
-    """The best of some runs: a busy machine only ever makes one slower."""
-    best = float("inf")
+def best_speeds(
+    candidates: dict[str, tuple[Callable[[], Any], int]], repeats: int = REPEATS
+) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    """GB/s by the clock and by processor time of (what, bytes), and who failed with what.
+
+    The best of some rounds, each of which runs every candidate once: what else the machine does hits all alike.
+    """
+    clock, cpu, failed = dict.fromkeys(candidates, 0.0), dict.fromkeys(candidates, 0.0), {}
     for _ in range(repeats):
-        start = time.perf_counter()
-        what()
-        best = min(best, time.perf_counter() - start)
-    return size / best / 1e9
+        for name, (what, size) in candidates.items():
+            if name in failed:
+                continue
+            start, busy = time.perf_counter(), time.process_time()
+            try:
+                what()
+            except Exception as error:  # a peer's own failure is a skip that is shown, whatever it is
+                failed[name] = f"{type(error).__name__}: {error}"
+                continue
+            clock[name] = max(clock[name], size / (time.perf_counter() - start) / 1e9)
+            cpu[name] = max(cpu[name], size / (time.process_time() - busy) / 1e9)
+    return *({n: round(v, 3) for n, v in d.items() if n not in failed} for d in (clock, cpu)), failed
 
 
 def read_all(sides: tuple[torch.Tensor, torch.Tensor]) -> None:
     """Sum every 8-byte word of both sides, one part a core: numpy's add.reduce is bound by memory."""
     words = [t.view(-1).view(torch.int64).numpy() for t in sides]
     parts = [part for w in words for part in np.array_split(w, 32)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(usable_threads()) as pool:
         list(pool.map(np.add.reduce, parts))
 
 
@@ -73,13 +86,6 @@ def naive_numpy(y: torch.Tensor, x: torch.Tensor) -> None:
     a, b = y.float().numpy(), x.float().numpy()
     d = b - a
     _ = np.einsum("ij,ij->i", d, d), np.einsum("ij,ij->i", a, b), np.abs(d).max(1)
-
-
-def sglang_formula(y: torch.Tensor, x: torch.Tensor) -> None:
-    a, b = x.double(), y.double()
-    _ = 1 - 2 * (a * b).sum() / (a * a + b * b).sum()
-    d = (x.float() - y.float()).abs()
-    _ = d.max(), d.mean(), (d / (y.float().abs() + 1e-10)).max()
 
 
 def polygraphy(y: torch.Tensor, x: torch.Tensor) -> None:
@@ -104,7 +110,6 @@ PEERS = {
     "torch.testing.assert_close": assert_close,
     "naive torch, row metrics": naive_torch,
     "naive numpy, row metrics": naive_numpy,
-    "SGLang's formula": sglang_formula,
     "Polygraphy": polygraphy,
     "msprobe": msprobe,
 }
@@ -115,37 +120,31 @@ def measure(rows: int) -> dict[str, Any]:
     y, x = make_pair(rows)
     size = 2 * y.numel() * y.element_size()
     edges = column_edges(("D",), (WIDTH,)).edges
-    speeds = {
-        "read (ceiling)": gigabytes_per_second(lambda: read_all((y, x)), size),
-        "fold_moments, 128-column cells": gigabytes_per_second(
-            lambda: fold_moments(oracle=y, sut=x, edges=edges), size
-        ),
-        "fold_moments, one cell a row": gigabytes_per_second(lambda: fold_moments(oracle=y, sut=x), size),
-        "pair_moments, 128-column cells": gigabytes_per_second(
-            lambda: pair_moments(oracle=y, sut=x, edges=edges), size
-        ),
-        "compare_pair": gigabytes_per_second(
-            lambda: compare_pair(oracle=y, sut=x, axes=("T", "D"), stage="resid.out", layer=0), size
-        ),
-        "one thread": gigabytes_per_second(lambda: fold_moments(oracle=y, sut=x, edges=edges, threads=1), size),
+    model = derive_floor("bfloat16").model
+    candidates: dict[str, tuple[Callable[[], Any], int]] = {
+        "read (ceiling)": (lambda: read_all((y, x)), size),
+        "fold_moments": (lambda: fold_moments(oracle=y, sut=x, edges=edges), size),
+        "fold_rounded (derived floor)": (lambda: fold_rounded(oracle=y, sut=x, edges=edges, model=model), size),
+        "pair_moments": (lambda: pair_moments(oracle=y, sut=x, edges=edges), size),
+        "compare_pair": (lambda: compare_pair(oracle=y, sut=x, axes=("T", "D"), stage="resid.out", layer=0), size),
+        "fold_moments, one thread": (lambda: fold_moments(oracle=y, sut=x, edges=edges, threads=1), size),
     }
-    for dtype in (torch.float32, torch.float16, torch.float8_e4m3fn):
+    for dtype in (torch.float32, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2):
         a, b = (t[: rows // 4].float().to(dtype) for t in (y, x))
-        bytes_of = 2 * a.numel() * a.element_size()
         name = f"fold_moments, {str(dtype).removeprefix('torch.')}"
-        speeds[name] = gigabytes_per_second(lambda a=a, b=b: fold_moments(oracle=a, sut=b, edges=edges), bytes_of)
-    skipped = {}
+        candidates[name] = (
+            lambda a=a, b=b: fold_moments(oracle=a, sut=b, edges=edges),
+            2 * a.numel() * a.element_size(),
+        )
     few = max(rows // 16, 1)
     for name, peer in PEERS.items():
-        try:
-            speeds[name] = gigabytes_per_second(lambda peer=peer: peer(y[:few], x[:few]), size * few // rows, 2)
-        except Exception as error:  # a peer's own failure is a skip that is shown, whatever it is
-            skipped[name] = f"{type(error).__name__}: {error}"
-    ours = speeds["fold_moments, 128-column cells"]
-    ratios = {name: round(ours / speeds[name], 2) for name in ("read (ceiling)", *PEERS) if name in speeds}
+        candidates[name] = (lambda peer=peer: peer(y[:few], x[:few]), size * few // rows)
+    clock, cpu, skipped = best_speeds(candidates)
+    ours = clock["fold_moments"]
     return {
-        "gigabytes_per_second": {k: round(v, 3) for k, v in speeds.items()},
-        "ours_over": ratios,
+        "gigabytes_per_second": clock,
+        "gigabytes_per_processor_second": cpu,
+        "ours_over": {n: round(ours / clock[n], 2) for n in ("read (ceiling)", *PEERS) if n in clock},
         "skipped": skipped,
     }
 
@@ -215,7 +214,7 @@ def main() -> None:
         sys.path.append(str(asked.peers))
     result = {
         "environment": as_json(capture_environment()),
-        "threads": torch.get_num_threads(),
+        "threads": usable_threads(),
         "comparator": native_state().state.split(",")[0],
         **measure(asked.mebibytes * 2**20 // (4 * WIDTH)),
     }
