@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from chat_styles import STYLES
+from packaging.version import Version
 
 from parity.errors import CheckpointError, ParityError, UsageError
 from parity.prompt import Conversation, read_folder, render_prompt, show_template
@@ -42,6 +43,10 @@ CONVERSATIONS: tuple[tuple[list[dict[str, Any]], dict[str, Any]], ...] = (
 @pytest.mark.parametrize("style", STYLES)
 def test_rendering_and_ids_are_those_of_transformers(style: str, make_folder: Any):
     transformers = pytest.importorskip("transformers")
+    if style == "channels" and Version(transformers.__version__) < Version("5.23"):
+        pytest.skip(
+            "transformers 5.17 places a message's `thinking` in this template otherwise than 5.23, our reference"
+        )
     folder = make_folder(STYLES[style], **TOKENS)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     compared = 0
