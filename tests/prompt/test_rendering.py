@@ -45,7 +45,7 @@ def test_rendering_and_ids_are_those_of_transformers(style: str, make_folder: An
     transformers = pytest.importorskip("transformers")
     if style == "channels" and Version(transformers.__version__) < Version("5.23"):
         pytest.skip(
-            "transformers 5.17 places a message's `thinking` in this template otherwise than 5.23, our reference"
+            "transformers before 5.23, our reference, places a message's `thinking` elsewhere"
         )
     folder = make_folder(STYLES[style], **TOKENS)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
