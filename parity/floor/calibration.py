@@ -27,7 +27,7 @@ def calibrate(
 
     samples: one a clean run, at least 4; their names must differ. level: share of clean runs that may exceed any gate;
     the modes share it out evenly. A mode (chained, isolated, distance) needs at least 4 runs of its own, or it has no
-    gate.
+    gate; `free` needs as many as a conformal quantile takes, and is measured without being judged before that.
     Raises UsageError for too few runs.
     """
     names = tuple(sample.run for sample in samples)
@@ -45,9 +45,11 @@ def calibrate(
         having = [sample for sample in samples if any(key.mode == mode for key in sample.worst)]
         keys = sorted({key for sample in having for key in sample.worst if key.mode == mode}, key=str)
         worst = np.array([[sample.worst.get(key, np.nan) for key in keys] for sample in having])
-        of_mode, gate = set_gate(worst, keys, level / len(modes))
+        orders = np.array([sample.order for sample in having])
+        of_mode, gate = set_gate(worst, keys, level / len(modes), orders=orders)
         scales |= {key: scale for key, scale in zip(keys, of_mode, strict=True) if scale is not None}
-        if gate is not None:
+        # Against a free oracle a near-tie that flips makes a tail that no model of step 4 describes: rank alone judges.
+        if gate is not None and (mode != "free" or gate.method == "conformal"):
             gates[mode] = gate
     documents = tuple(sorted({sample.document for sample in samples}))
     return Floor(recipe, lineage, names, scales, gates, documents, source, environment)

@@ -13,6 +13,14 @@ Every run is one sample: what must stay rare is a clean *run* with any slice ove
    A bin counts when two thirds of the runs have it, or ENOUGH_RUNS: three values near zero by luck make any fourth
    look wild. Where fewer than ENOUGH_RUNS have it, a run without slices of that size stands in with its worst of a
    size up to two octaves smaller, for m and s only.
+   An engine computes in one order of sums all its life, and clean runs are a mixture over orders. A bin's distance to
+   the emulation can be all but 0 in most orders, and 1e-3 in those of a GPU's matrix units: the mean over the mixture
+   is then the scale of no engine. One run of the loud order was seen 40 spreads above it, and the gates of all other
+   bins, which share the bound of z, opened as wide. So m is the largest centre of any one order, and the relative
+   spread is pooled within those orders whose centre is at least half of it: the calm ones know nothing of the loud
+   one's noise. Then z compares over bins, whatever the order of a run.
+   It takes ENOUGH_RUNS of each order, and a bin counts when two runs of each order have it; with fewer runs the orders
+   are taken for one.
 3. z of a clean run: the largest (y - m) / (s * sqrt(1 + 1/runs)) over all bins, with m and s from the *other* runs.
 4. The bound of the next clean run's z at `level` is exp(mean(ln z) + t(1 - level; f) * sd * sqrt(1 + 1/n)), the
    one-sided prediction bound of a lognormal (Hahn & Meeker, Statistical Intervals, 1991, 4.8). sd is shrunk towards
@@ -42,6 +50,10 @@ LEAST_RUNS = 4
 ENOUGH_RUNS = 8
 """Runs that make a bin count however many others lack it: 12 runs, two thirds, were found enough for every size before
 runs of many lengths were mixed."""
+
+LEAST_OF_AN_ORDER = 2
+LOUD = 0.5
+"""Orders whose centre is at least that share of the largest lend it their relative spread."""
 
 NEAR_SIZES = 2
 LEAST_SPREAD = 0.05
@@ -96,28 +108,32 @@ class Gate:
     method: str = "lognormal"
 
 
-def set_gate(worst: Array, keys: Sequence[Bin], level: float) -> tuple[list[Scale | None], Gate | None]:
+def set_gate(
+    worst: Array, keys: Sequence[Bin], level: float, *, orders: NDArray[np.integer] | None = None
+) -> tuple[list[Scale | None], Gate | None]:
     """Scales and gate of one mode's bins.
 
-    worst: [n, B], a run's worst deviation in each bin, NaN where it has none. Returns the scale of each bin, None for
-    one that too few runs have to be judged by; and the gate, or None from fewer than 4 runs or without any bin that
-    varies.
+    worst: [n, B], a run's worst deviation in each bin, NaN where it has none. orders: [n], the order of arithmetic of
+    each run; None: one. Returns the scale of each bin, None for one that too few runs have to be judged by; and the
+    gate, or None from fewer than 4 runs or without any bin that varies.
     """
     least = np.array([resolution(key) for key in keys])
-    needed = least_runs_of_a_bin(len(worst))
     y = np.maximum(_with_smaller_sizes(worst, keys), least) ** (2 / 3)
-    counts = (~np.isnan(y)).sum(0) >= needed
+    groups = _groups_of_orders(orders, len(worst))
+    sums = _sums(y, groups)
+    least_of_order = LEAST_OF_AN_ORDER if len(sums.runs) > 1 else 0
+    counts = (sums.runs.sum(0) >= least_runs_of_a_bin(len(worst))) & (sums.runs.min(0) >= least_of_order)
     least_spread = np.array([LEAST_SPREAD_OF_FLIPS if key.mode == "distance" else LEAST_SPREAD for key in keys])
     stages = _groups([(k.stage, *_kind_of(k)) for k in keys])
     kinds = _groups([_kind_of(k) for k in keys])
     z = np.full(len(y), -np.inf)
     for run in range(len(y)):
-        centre, spread, runs = _location(np.delete(y, run, axis=0), stages, kinds, least_spread)
+        centre, spread, runs = _location(sums.without(y[run], groups[run]), stages, kinds, least_spread)
         known = ~np.isnan(worst[run]) & counts & (centre > 0)
         if known.any():
             excess = (y[run] - centre)[known] / (spread * np.sqrt(1 + 1 / np.maximum(runs, 1)))[known]
             z[run] = excess.max()
-    centre, spread, runs = _location(y, stages, kinds, least_spread)
+    centre, spread, runs = _location(sums, stages, kinds, least_spread)
     scales = [
         Scale(_short(m), _short(s), int(r)) if c else None
         for m, s, r, c in zip(centre, spread, runs, counts, strict=True)
@@ -190,16 +206,54 @@ def _groups(names: list) -> NDArray[np.int64]:
     return np.unique([str(name) for name in names], return_inverse=True)[1]
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """[O, B] by order and bin: how many runs, the sum of their y and of its squares."""
+
+    runs: NDArray[np.int64]
+    total: Array
+    squares: Array
+
+    def without(self, y: Array, order: int) -> _Sums:
+        """The same without one run of that order; y: [B]."""
+        runs, total, squares = self.runs.copy(), self.total.copy(), self.squares.copy()
+        runs[order] -= ~np.isnan(y)
+        total[order] -= np.nan_to_num(y)
+        squares[order] -= np.nan_to_num(y) ** 2
+        return _Sums(runs, total, squares)
+
+
+def _sums(y: Array, groups: NDArray[np.int64]) -> _Sums:
+    parts = [y[groups == order] for order in range(groups.max(initial=0) + 1)]
+    runs = np.stack([(~np.isnan(part)).sum(0) for part in parts])
+    return _Sums(runs, np.stack([np.nansum(p, 0) for p in parts]), np.stack([np.nansum(p**2, 0) for p in parts]))
+
+
+def _groups_of_orders(orders: NDArray[np.integer] | None, runs: int) -> NDArray[np.int64]:
+    """[n], the number of each run's order from 0; all 0 where some order has fewer than ENOUGH_RUNS."""
+    if orders is None or not runs:
+        return np.zeros(runs, np.int64)
+    _, groups, counts = np.unique(orders, return_inverse=True, return_counts=True)
+    return groups.astype(np.int64) if counts.min() >= ENOUGH_RUNS else np.zeros(runs, np.int64)
+
+
 def _location(
-    y: Array, stages: NDArray[np.int64], kinds: NDArray[np.int64], least_spread: Array
+    sums: _Sums, stages: NDArray[np.int64], kinds: NDArray[np.int64], least_spread: Array
 ) -> tuple[Array, Array, NDArray[np.int64]]:
-    """(centre, spread, runs) of each bin. stages, kinds: [B], the groups that its relative spread is shrunk towards."""
-    runs = (~np.isnan(y)).sum(0)
-    centre = np.nansum(y, 0) / np.maximum(runs, 1)
-    safe = np.where(centre > 0, centre, 1.0)
-    squares = np.nansum(((y - centre) / safe) ** 2, 0)
-    freedom = np.where(centre > 0, np.maximum(runs - 1, 0), 0)
-    weight = max(len(y) - 1, 1)
+    """(centre, spread, runs) of each bin, the runs those of the order that has the largest centre.
+
+    stages, kinds: [B], the groups that its relative spread is shrunk towards.
+    """
+    centres = np.where(sums.runs > 0, sums.total / np.maximum(sums.runs, 1), 0.0)
+    loudest = centres.argmax(0)
+    bins = np.arange(len(loudest))
+    centre, runs = centres[loudest, bins], sums.runs[loudest, bins]
+    loud = (centres >= LOUD * centre) & (sums.runs > 0) & (centre > 0)
+    within = np.maximum(sums.squares - sums.runs * centres**2, 0.0)
+    squares = np.where(loud, within / np.where(loud, centres, 1.0) ** 2, 0.0).sum(0)
+    freedom = np.where(loud, np.maximum(sums.runs - 1, 0), 0).sum(0)
+    # What a group of bins knows of a spread weighs as much as one bin that every run of an order has.
+    weight = max(int(sums.runs.max(initial=0)) - 1, 1)
     of_kind = np.bincount(kinds, squares) / np.maximum(np.bincount(kinds, freedom), 1)
     sum_stage, free_stage = np.bincount(stages, squares), np.bincount(stages, freedom)
     kind_of_stage = np.zeros(len(sum_stage), np.int64)

@@ -21,11 +21,13 @@ class FloorSample:
     """The worst deviation of one clean run in every bin it has slices for.
 
     run: its name (prompt, schedule, order). document: what its prompt was cut from; the run's name by default.
+    order: number of the order of arithmetic that it was computed in.
     """
 
     run: str
     worst: dict[Bin, float] = field(default_factory=dict)
     document: str = ""
+    order: int = 0
 
     def __post_init__(self) -> None:
         self.document = self.document or self.run
@@ -70,6 +72,7 @@ def append_sample(sample: FloorSample, path: Path) -> None:
     content = {
         "run": sample.run,
         "document": sample.document,
+        "order": sample.order,
         "worst": [[*key, value] for key, value in sample.worst.items()],
     }
     with path.open("a") as file:
@@ -87,5 +90,5 @@ def read_samples(path: Path) -> list[FloorSample]:
         except ValueError:
             continue
         worst = {Bin._make(fields): value for *fields, value in content["worst"]}
-        samples.append(FloorSample(content["run"], worst, content["document"]))
+        samples.append(FloorSample(content["run"], worst, content["document"], content.get("order", 0)))
     return samples

@@ -95,7 +95,7 @@ def sample_run(run: CleanRun, *, emulations: Mapping[int, Any], oracle: Any) -> 
     """
     emulation = emulations[run.order]
     clean = emulation.forward([run.request], schedule=run.schedule, capture=CapturePlan())
-    sample = FloorSample(run.name, document=run.document)
+    sample = FloorSample(run.name, document=run.document, order=run.order)
     sample_traces(oracle=oracle_trace(oracle, clean), clean=clean, run=run.name, into=sample)
     free = oracle_trace(oracle, clean, routed_alike=False)
     sample_traces(oracle=free, clean=clean, run=run.name, into=sample, mode="free")

@@ -10,11 +10,11 @@ from typing import Any
 
 from parity.errors import UsageError
 from parity.floor import Floor, calibrate, count_false_alarms
-from parity.ladder.calibrate import CleanRun, OnStep, sample_runs
+from parity.ladder.calibrate import OnStep, sample_runs
 from parity.ladder.perturb import sample_perturbed
 from parity.ladder.plan import STRICT_ORDERS, plan_runs, split_documents
-from parity.ladder.power import measure_power
-from parity.runner import Request, Schedule, open_runner
+from parity.ladder.power import measure_power, power_runs
+from parity.runner import open_runner
 
 
 def make_floor(
@@ -72,19 +72,7 @@ def add_power(
 ) -> Floor:
     """The floor with what its isolated gates see, measured in clean runs of the longest prompts it has not seen."""
     documents = {name: ids for name, ids in read_documents(prompts).items() if name not in floor.documents}
-    chosen = sorted(documents, key=lambda name: (-len(documents[name]), name))[:runs]
-    if len(chosen) < runs:
-        raise UsageError(
-            place="power of a noise floor",
-            expected=f"{runs} documents that the floor was not calibrated on",
-            found=f"{len(chosen)} of {len(prompts)} files or folders",
-            next_step="Give other prompts.",
-        )
-    orders = [order for order in STRICT_ORDERS if order]
-    planned = [
-        CleanRun(Request(name, documents[name][:longest]), name, orders[number % len(orders)], Schedule())
-        for number, name in enumerate(chosen)
-    ]
+    planned = power_runs(documents, runs=runs, longest=longest)
     name = floor.recipe.name
     emulations = {run.order: open_runner(f"recipe:{model}", **_options(name, run.order)) for run in planned}
     oracle = open_runner(f"recipe:{model}", recipe="fp32")

@@ -36,7 +36,7 @@ def sample_perturbed(run: CleanRun, *, emulations: Mapping[int, Any]) -> FloorSa
     ]
     routed = [Graft(c.layer, c.stage, clean.tensor(c), c.rows) for c in clean.select(stage="moe.topk_ids")]
     other_run = emulation.forward([run.request], schedule=run.schedule, capture=CapturePlan(), graft=[*moved, *routed])
-    sample = FloorSample(run.name, document=run.document)
+    sample = FloorSample(run.name, document=run.document, order=run.order)
     sample_traces(oracle=clean, clean=other_run, run=run.name, into=sample)
     recipe = emulation.describe().recipe.name
     others = [order for order in sorted(emulations) if order != run.order]

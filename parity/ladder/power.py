@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from parity.floor import Floor
 from parity.floor.damage import DAMAGES, Damage, Part, weakest_seen
 from parity.floor.purity import refuse_engine
 from parity.ladder.calibrate import CleanRun
+from parity.ladder.plan import STRICT_ORDERS
 from parity.ladder.replay import Replay, ReplayedSite
 from parity.records import Power, Verdict
-from parity.runner import CapturePlan
+from parity.runner import CapturePlan, Request
 from parity.stages import term
 
 LEAST_EXPERT_ROWS = 64
@@ -27,11 +28,33 @@ LEAST_SCALE = 1e-4
 KINDS = ("tensor", "columns", "head", "expert", "row")
 
 
+def power_runs(
+    documents: Mapping[str, Sequence[int]], *, runs: int, longest: int = 512, orders: Sequence[int] = STRICT_ORDERS
+) -> list[CleanRun]:
+    """Clean runs of the longest documents, each fed whole, in orders that are not the reference's.
+
+    Raises UsageError for fewer documents than runs.
+    """
+    chosen = sorted(documents, key=lambda name: (-len(documents[name]), name))[:runs]
+    if len(chosen) < runs:
+        raise UsageError(
+            place="power of a noise floor",
+            expected=f"{runs} documents that the floor was not calibrated on",
+            found=str(len(chosen)),
+            next_step="Give other prompts.",
+        )
+    others = [order for order in orders if order]
+    return [
+        CleanRun(Request(name, tuple(documents[name][:longest])), name, others[number % len(others)])
+        for number, name in enumerate(chosen)
+    ]
+
+
 def measure_power(
     floor: Floor,
     runs: Sequence[CleanRun],
     *,
-    emulations: dict[int, Any],
+    emulations: Mapping[int, Any],
     oracle: Any,
     on_step: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Power, ...]:

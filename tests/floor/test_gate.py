@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from parity.floor import Bin, calibrate
+from parity.floor.gate import set_gate
 
 
 def test_clean_runs_stay_under_the_gate_from_six_runs_on(clean):
@@ -72,3 +73,35 @@ def test_a_run_does_not_excuse_itself(clean):
     wild = clean.sample("wild", clean.tables(rng, noise=0.3))
     gate = calibrate([*calm, wild], recipe=clean.recipe, lineage=clean.lineage).gates["isolated"]
     assert gate.run_z[-1] > 5 * gate.run_z[-2]
+
+
+def _loud_and_calm(random: np.random.Generator, runs: int, loud: int) -> tuple[np.ndarray, np.ndarray]:
+    """[runs, 40] worst deviations: 20 bins alike in all orders, 20 that are 30 times as large in order `loud`."""
+    orders = np.arange(runs) % 4
+    worst = 1e-3 * random.chisquare(20, (runs, 40)) / 20
+    worst[:, 20:] *= np.where(orders == loud, 1.0, 1 / 30)[:, None]
+    return worst, orders
+
+
+def test_a_loud_order_does_not_open_the_gates_of_other_bins():
+    """Known by order: 800 fresh runs stay rare above the gate, and bins that no order disturbs have a lower one."""
+    random = np.random.default_rng(11)
+    keys = [Bin("distance", f"stage {n // 20}", n % 20, "tensor", "slope", "prefill", -1, 6) for n in range(40)]
+    worst, orders = _loud_and_calm(random, 60, 3)
+    known, gate = set_gate(worst, keys, 0.02, orders=orders)
+    mixed, wide = set_gate(worst, keys, 0.02)
+    assert gate is not None
+    assert wide is not None
+    here, before = (np.array([s.at(g.z) for s in scales if s]) for scales, g in ((known, gate), (mixed, wide)))
+    assert (here[:20] < before[:20] / 1.1).all(), "the bins that no order disturbs"
+    fresh, _ = _loud_and_calm(random, 800, 3)
+    assert (fresh > here).any(axis=1).mean() < 0.04
+
+
+def test_a_free_oracle_judges_by_rank_or_not_at_all(clean):
+    rng = np.random.default_rng(12)
+    samples = [clean.sample(f"run-{n}", clean.tables(rng, rows=20, width=32), mode="free") for n in range(40)]
+    few = calibrate(samples, recipe=clean.recipe, lineage=clean.lineage, level=0.01)
+    enough = calibrate(samples, recipe=clean.recipe, lineage=clean.lineage, level=0.05)
+    assert "free" not in few.gates
+    assert enough.gates["free"].method == "conformal"
