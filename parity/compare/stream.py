@@ -115,7 +115,8 @@ def stream_pair(
     columns = column_edges(("D",), (width,))
     result = Streamed(a.shape, rows, columns)
     repeats = RowRepeats()
-    step = max(1, min(ELEMENTS_AT_ONCE // width, ROWS_AT_ONCE))
+    # A row of several stretches is a piece of its own.
+    step = 1 if width > WIDEST else max(1, min(ELEMENTS_AT_ONCE // max(width, 1), ROWS_AT_ONCE))
     for first in range(0, rows, step):
         last = min(first + step, rows)
         stretches = [
