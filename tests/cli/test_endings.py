@@ -128,7 +128,9 @@ def test_a_closed_pipe_ends_quietly():
 
 
 def test_an_interrupted_process_leaves_no_traceback():
-    code = "import sys, time, parity.cli, parity.doctor\n"
+    code = "import signal, sys, time, parity.cli, parity.doctor\n"
+    # A shell ignores SIGINT for what it starts in the background, and its children inherit that.
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "parity.doctor.examine = lambda: (print('ready', flush=True), time.sleep(60))\n"
     code += "sys.argv = ['parity', 'doctor']\nparity.cli.main()"
     child = subprocess.Popen(
