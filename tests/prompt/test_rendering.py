@@ -44,9 +44,7 @@ CONVERSATIONS: tuple[tuple[list[dict[str, Any]], dict[str, Any]], ...] = (
 def test_rendering_and_ids_are_those_of_transformers(style: str, make_folder: Any):
     transformers = pytest.importorskip("transformers")
     if style == "channels" and Version(transformers.__version__) < Version("5.23"):
-        pytest.skip(
-            "transformers before 5.23, our reference, places a message's `thinking` elsewhere"
-        )
+        pytest.skip("transformers before 5.23, our reference, places a message's `thinking` elsewhere")
     folder = make_folder(STYLES[style], **TOKENS)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     compared = 0
