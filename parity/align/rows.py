@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from parity.errors import TraceError
+from parity.metrics.bits import as_bits
 from parity.records import Capture, site_name
 from parity.trace import Trace
 
@@ -136,13 +137,13 @@ def _gather(payloads: list[torch.Tensor], rows: list[NDArray[np.intp]], at: NDAr
         start = int(rows[0][0])
         if np.array_equal(rows[0], np.arange(start, start + len(at))):
             return payloads[0][start : start + len(at)]
-    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[payloads[0].element_size()]
-    out = torch.empty((len(at), *payloads[0].shape[1:]), dtype=bits, device=payloads[0].device)
+    bits = [as_bits(payload) for payload in payloads]
+    out = torch.empty((len(at), *payloads[0].shape[1:]), dtype=bits[0].dtype, device=payloads[0].device)
     done = 0
-    for payload, here in zip(payloads, rows, strict=True):
+    for payload, here in zip(bits, rows, strict=True):
         target = torch.from_numpy(at[done : done + len(here)]).to(out.device)
         # Bits move, not values: fp8 has no indexing kernels, and a signalling NaN stays what it was.
-        out[target] = payload.view(bits)[torch.from_numpy(here).to(payload.device)].to(out.device)
+        out[target] = payload[torch.from_numpy(here).to(payload.device)].to(out.device)
         done += len(here)
     return out.view(payloads[0].dtype)
 

@@ -9,6 +9,7 @@ import torch
 
 from parity.align import align
 from parity.errors import UsageError
+from parity.metrics.bits import bits_differ
 from parity.metrics.logits import logit_distance
 from parity.trace import Trace
 
@@ -77,8 +78,7 @@ def logits_of(trace: Trace, request: int = 0) -> torch.Tensor:
 
 def changed_bits(a: torch.Tensor, b: torch.Tensor) -> int:
     """Elements of two tensors of one shape and dtype whose bits differ."""
-    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return int((a.contiguous().view(bits) != b.to(a.dtype).contiguous().view(bits)).sum())
+    return int(bits_differ(a, b.to(a.dtype)).sum())
 
 
 def _mean(values: np.ndarray) -> float:

@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from parity.align import Aligned, align, pair_rows
+from parity.metrics.bits import as_bits, bits_differ
 from parity.records import Site, Slice, site_name
 from parity.stages import family, term
 from parity.trace import Trace
-
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Within = Callable[[str, torch.dtype], float]
 """Largest distance (rel_l2) of a row of a stage, in its dtype, that is no difference; 0 asks for the same bits."""
@@ -179,7 +178,7 @@ def _compare(layer: int | None, stage: str, parts: Sequence[_Part | str], limit:
         flat = 2 if by_slot else 1
         a, b = (t.reshape(int(np.prod(t.shape[:flat])), -1) for t in (part.a, part.b))
         of += len(a)
-        differ = _bits_differ(a, b)
+        differ = bits_differ(a.cpu(), b.cpu())
         far = _distance(a, b, differ)
         if term(stage).values == "ids":
             over = differ.any(1)
@@ -237,11 +236,6 @@ def _difference(layer: int | None, stage: str, bad: list, of: int) -> Difference
     )
 
 
-def _bits_differ(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    bits = _BITS[a.element_size()]
-    return a.contiguous().cpu().view(bits) != b.contiguous().cpu().view(bits)
-
-
 def _distance(a: torch.Tensor, b: torch.Tensor, differ: torch.Tensor) -> torch.Tensor:
     """rel_l2 of each row, 0 for equal bits and infinite where a value that differs is not finite."""
     far = torch.zeros(len(a), dtype=torch.float64)
@@ -271,6 +265,5 @@ def _dtype(parts: Sequence[_Part | str]) -> torch.dtype:
 def _rows(tensor: torch.Tensor, index: NDArray[np.intp]) -> torch.Tensor:
     if len(index) == len(tensor) and np.array_equal(index, np.arange(len(index))):
         return tensor
-    bits = _BITS[tensor.element_size()]
-    picked = tensor.contiguous().view(bits)[torch.from_numpy(index).to(tensor.device)]
+    picked = as_bits(tensor)[torch.from_numpy(index).to(tensor.device)]
     return picked.view(tensor.dtype)

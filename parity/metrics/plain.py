@@ -7,16 +7,15 @@ from itertools import pairwise
 
 import torch
 
+from parity.metrics.bits import bits_differ
 from parity.metrics.moments import Moments
-
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def plain_moments(oracle: torch.Tensor, sut: torch.Tensor, edges: Sequence[int]) -> Moments:
     """Moments [n, C] of two [n, W] of readable dtypes; about 24 bytes an element are held meanwhile."""
     oracle, sut = oracle.to("cpu").contiguous(), sut.to("cpu").contiguous()
     into = Moments.zeros(len(oracle), len(edges) - 1)
-    differ = _bits_differ(oracle, sut)
+    differ = bits_differ(*_of_one_dtype(oracle, sut))
     y, x = oracle.to(torch.float64), sut.to(torch.float64)
     bad_y = bad_x = None
     # A sum of squares is finite exactly when every element is: this spares the clean case two more passes.
@@ -40,9 +39,9 @@ def plain_moments(oracle: torch.Tensor, sut: torch.Tensor, edges: Sequence[int])
     return into
 
 
-def _bits_differ(oracle: torch.Tensor, sut: torch.Tensor) -> torch.Tensor:
-    if oracle.dtype != sut.dtype:
-        wide = torch.float64 if torch.float64 in (oracle.dtype, sut.dtype) else torch.float32
-        oracle, sut = oracle.to(wide), sut.to(wide)
-    bits = _BITS[oracle.element_size()]
-    return oracle.view(bits) != sut.view(bits)
+def _of_one_dtype(oracle: torch.Tensor, sut: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both sides exactly, in a dtype that holds either."""
+    if oracle.dtype == sut.dtype:
+        return oracle, sut
+    wide = torch.float64 if torch.float64 in (oracle.dtype, sut.dtype) else torch.float32
+    return oracle.to(wide), sut.to(wide)

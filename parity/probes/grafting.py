@@ -7,11 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from parity.errors import ProbeError
+from parity.metrics.bits import as_bits
 from parity.records import Capture, Rows, site_name
 from parity.runner import Graft
-
-# A replaced row must carry its exact bits, NaN payloads included: rows are moved as integers of the same width.
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class PlacedGraft:
@@ -82,10 +80,10 @@ class PlacedGraft:
         self.placed[source] = True
         values = graft.tensor[torch.from_numpy(source).to(graft.tensor.device)]
         result = tensor.clone(memory_format=torch.contiguous_format)
-        bits = _BITS[tensor.element_size()]
         index = torch.from_numpy(target).to(tensor.device)
-        flat = result.view(bits).view(len(result), -1)
-        given = values.to(tensor.device, tensor.dtype).contiguous().view(bits).view(len(values), -1)
+        # A replaced row must carry its exact bits, NaN payloads included: rows are moved as integers.
+        flat = as_bits(result).view(len(result), -1)
+        given = as_bits(values.to(tensor.device, tensor.dtype)).view(len(values), -1)
         if self._columns is None:
             flat[index] = given
         else:
