@@ -29,6 +29,7 @@ from parity.ladder import Replay
 from parity.ladder.calibrate import CleanRun
 from parity.ladder.plan import plan_runs
 from parity.ladder.sweep import oracle_trace, sweep_against
+from parity.metrics.interval import wilson
 from parity.records import Comparison, as_json, site_name
 from parity.runner import CapturePlan, open_runner
 from parity.trace import Trace, capture_environment
@@ -150,16 +151,6 @@ def summarize(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "documents_with_alarm": len(wrong),
         "documents_wilson_95": wilson(len(wrong), len(seen)),
     }
-
-
-def wilson(events: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Two-sided 95 % interval of a rate (Wilson 1927, doi 10.1080/01621459.1927.10502953); (0, 1) without trials."""
-    if not trials:
-        return 0.0, 1.0
-    rate, square = events / trials, z * z / trials
-    centre = (rate + square / 2) / (1 + square)
-    half = z * (rate * (1 - rate) / trials + square / (4 * trials)) ** 0.5 / (1 + square)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from parity.decode.comparison import DecodingComparison, DecodingVerdict, compar
 from parity.decode.divergence import Choice, Parting
 from parity.decode.growth import Growth, growth_of
 from parity.decode.noise import Noise, noise_measured, noise_of_emulation, noise_of_floor
-from parity.decode.pairs import PairedDifference, compare_pairs, sign_test, wilson
+from parity.decode.pairs import PairedDifference, compare_pairs, sign_test
 from parity.decode.penalty import PenaltyRange, fit_penalties
 from parity.decode.residual import ResidualScale, falsify_residual_scale
 from parity.decode.sampler import SamplerCheck, check_sampler
@@ -41,5 +41,4 @@ __all__ = [
     "noise_of_floor",
     "shortest_prompt",
     "sign_test",
-    "wilson",
 ]

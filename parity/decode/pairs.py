@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from parity.errors import UsageError
+from parity.metrics.interval import CONFIDENCE
 
 LEAST = 10
 """Pairs below which nothing is concluded. With n pairs the smallest two-sided p of a sign test is 2^(1 - n): 10 pairs
 leave room for one that disagrees (p = 0.021)."""
-CONFIDENCE = 0.95
 RESAMPLES = 5000
 
 
@@ -71,14 +70,3 @@ def sign_test(more: int, less: int) -> float:
     count = more + less
     tail = sum(math.comb(count, k) for k in range(min(more, less) + 1))
     return min(1.0, 2 * tail / 2**count)
-
-
-def wilson(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Interval of a rate (Wilson 1927, doi 10.1080/01621459.1927.10502953); (0, 1) for no trials."""
-    if not trials:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    rate, square = successes / trials, z * z / trials
-    centre = (rate + square / 2) / (1 + square)
-    half = z / (1 + square) * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials))
-    return max(0.0, centre - half), min(1.0, centre + half)

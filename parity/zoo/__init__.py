@@ -5,7 +5,7 @@ from __future__ import annotations
 from parity.zoo.blind import BlindFinding, Setup, investigate_blind
 from parity.zoo.campaign import Campaign, run_zoo
 from parity.zoo.catalogue import Catalogue, Exhibit, collect_faults
-from parity.zoo.interval import Rate, wilson_interval
+from parity.zoo.interval import Rate
 from parity.zoo.score import Score, score_finding
 from parity.zoo.verdicts import ZooResult
 
@@ -22,5 +22,4 @@ __all__ = [
     "investigate_blind",
     "run_zoo",
     "score_finding",
-    "wilson_interval",
 ]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from parity.decode import compare_pairs, fit_penalties, growth_of, sign_test, wilson
+from parity.decode import compare_pairs, fit_penalties, growth_of, sign_test
 from parity.decode.excess import excess_of
 from parity.errors import UsageError
+from parity.metrics.interval import wilson
 
 
 def test_growth_is_seen_where_it_is_and_not_where_it_is_not():

@@ -8,10 +8,11 @@ import pytest
 
 from parity.errors import UsageError
 from parity.faults import Fault
+from parity.metrics.interval import wilson
 from parity.records import Finding, Power, Site, Slice
 from parity.stages import QWEN3_MOE
 from parity.zoo.accepted import accepted_places
-from parity.zoo.interval import Rate, wilson_interval
+from parity.zoo.interval import Rate
 from parity.zoo.score import below_power, score_finding, within_slice
 
 EVERYTHING = tuple(stage.name for _, stage in QWEN3_MOE.sites(1))
@@ -154,11 +155,11 @@ def test_power_is_read_from_the_record():
     assert below_power(replace(weak, details={"ratio": 5.0}), [replace(record, strength=None)])
 
 
-def test_wilson_interval():
+def test_wilson():
     # Newcombe 1998, Statistics in Medicine 17, table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
     for count, of, low, high in (
         (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
     ):  # fmt: skip
-        assert wilson_interval(count, of) == pytest.approx((low, high), abs=5e-5)
-    assert wilson_interval(20, 20)[1] == pytest.approx(1.0)
+        assert wilson(count, of) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(20, 20)[1] == pytest.approx(1.0)
     assert Rate.among(0, 0).rate is None
