@@ -15,9 +15,8 @@ import torch
 
 from parity.align import Aligned, Routing, route
 from parity.compare.judge import judge
-from parity.compare.labels import RowLabels, label_rows
-from parity.compare.measure import Measured, measure
-from parity.compare.pair import check_pair
+from parity.compare.labels import RowLabels
+from parity.compare.pair import check_pair, label_aligned, measure_replayed
 from parity.compare.routes import judge_routes
 from parity.floor import Floor
 from parity.records import Comparison, Verdict, site_name
@@ -57,24 +56,6 @@ def judge_replayed(
     return tuple(_worse(error, distance) for error, distance in zip(errors, distances, strict=True))
 
 
-def measure_replayed(pairs: Sequence[Pair]) -> list[Measured]:
-    """The numbers of a stage's pairs, phase by phase, requests together."""
-    parts = [(oracle, sut.tensor, _labels(sut)) for oracle, sut in pairs]
-    first = pairs[0][1]
-    return measure(parts, stage=first.stage, layer=first.layer, axes=first.axes)
-
-
-def _labels(sut: Aligned) -> RowLabels:
-    return label_rows(
-        position=sut.position,
-        phase=sut.phase,
-        request=sut.request,
-        slots=sut.slots,
-        expert=sut.expert,
-        number=sut.row_in_expert,
-    )
-
-
 def _alone(error: Comparison) -> Comparison:
     return error if error.over_floor is None else replace(error, over_gates={"error": error.over_floor})
 
@@ -111,7 +92,7 @@ def _judge_choices(
 ) -> tuple[Comparison, ...]:
     found: dict[str, list[tuple[Routing, RowLabels]]] = {}
     for (oracle, sut), scores in zip(pairs, logits, strict=True):
-        labels = _labels(sut)
+        labels = label_aligned(sut)
         wide = None if scores is None else scores.float().cpu().numpy()
         for phase in sorted(set(labels.phase.tolist()), key=("prefill", "decode").index) or ["prefill"]:
             here = labels.phase == phase

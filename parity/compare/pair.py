@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -111,7 +111,18 @@ def sample_aligned(into: FloorSample, *, oracle: torch.Tensor, clean: Aligned, m
 
 def measure_aligned(*, oracle: torch.Tensor, sut: Aligned) -> list[Measured]:
     """The numbers of `compare_aligned` without a verdict, for a closer look."""
-    labels = label_rows(
+    return measure_replayed([(oracle, sut)])
+
+
+def measure_replayed(pairs: Sequence[tuple[torch.Tensor, Aligned]]) -> list[Measured]:
+    """The numbers of one stage, phase by phase, requests together; pairs: (oracle, SUT), one a request."""
+    parts = [(oracle, sut.tensor, label_aligned(sut)) for oracle, sut in pairs]
+    first = pairs[0][1]
+    return measure(parts, stage=first.stage, layer=first.layer, axes=first.axes)
+
+
+def label_aligned(sut: Aligned) -> RowLabels:
+    return label_rows(
         position=sut.position,
         phase=sut.phase,
         request=sut.request,
@@ -119,7 +130,6 @@ def measure_aligned(*, oracle: torch.Tensor, sut: Aligned) -> list[Measured]:
         expert=sut.expert,
         number=sut.row_in_expert,
     )
-    return measure([(oracle, sut.tensor, labels)], stage=sut.stage, layer=sut.layer, axes=sut.axes)
 
 
 def check_pair(

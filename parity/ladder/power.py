@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from parity.align import Aligned
-from parity.compare.isolated import judge_replayed, measure_replayed
+from parity.compare.isolated import judge_replayed
+from parity.compare.pair import measure_replayed
 from parity.errors import UsageError
 from parity.floor import Floor
 from parity.floor.damage import DAMAGES, Damage, Part, weakest_seen
