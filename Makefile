@@ -7,6 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_THREADS := OMP_NUM_THREADS=1
+# One process a core; `make TEST_WORKERS=0` runs them one after the other.
+TEST_WORKERS ?= auto
+PYTEST = $(TEST_THREADS) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal
 
 .PHONY: demo test test-long lint clean
 
@@ -14,10 +17,10 @@ demo: $(READY)
 	$(BIN)/parity demo --out demo-report
 
 test: $(READY) lint
-	$(TEST_THREADS) $(BIN)/python -m pytest -m "not long" -q
+	$(PYTEST) -m "not long"
 
 test-long: $(READY)
-	$(TEST_THREADS) $(BIN)/python -m pytest -m long -q
+	$(PYTEST) -m long
 
 lint: $(READY)
 	$(BIN)/ruff check .
