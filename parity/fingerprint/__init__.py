@@ -7,6 +7,7 @@ from parity.fingerprint.causes import CAUSES, NEVER_WRITTEN, STALE
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.read import DETECTORS, Detector, read_fingerprints
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.reduced import ReducedField, reduce_field
 from parity.fingerprint.sources import field_of_tensors, field_of_traces, shared_sites
 from parity.fingerprint.tile_edge import detect_tile_edge
 
@@ -18,10 +19,12 @@ __all__ = [
     "Detector",
     "ErrorField",
     "Fingerprint",
+    "ReducedField",
     "causes",
     "detect_tile_edge",
     "field_of_tensors",
     "field_of_traces",
     "read_fingerprints",
+    "reduce_field",
     "shared_sites",
 ]

@@ -16,21 +16,16 @@ def draw_figures(found: Investigation, control: Investigation, out: Path) -> dic
     """
     if find_spec("matplotlib") is None:
         return {}
-    from parity.report.plots.expert_load import plot_expert_load
-    from parity.report.plots.layer_stage_map import plot_layer_stage_map
+    from parity.report.plots.expert_load import draw_expert_load, expert_loads
+    from parity.report.plots.layer_stage_map import draw_layer_stage_map
 
     panels = (
         ("Engine under test, chained: error as it adds up through the layers", found.chained),
         ("Engine under test, isolated: each stage alone, on the engine's own inputs", found.isolated),
         ("The same prompt without the fault, chained", control.chained),
     )
-    figures = {"map": plot_layer_stage_map(panels, out / "layer-stage-map.png").name}
+    figures = {"map": draw_layer_stage_map(panels).save(out / "layer-stage-map.png").name}
     short = launches_over(found.coverage)
     if short:
-        loads = {launch.layer: launch.loads for launch in short if launch.layer is not None and launch.loads}
-        lost, rows = sum(launch.lost for launch in short), sum(sum(launch.loads) for launch in short)
-        title = f"The grid ends at {short[0].covered} rows an expert: {lost} of {rows} expert rows are never written"
-        figures["load"] = plot_expert_load(
-            loads, short[0].covered, short[0].tile or short[0].covered, title, out / "expert-load.png"
-        ).name
+        figures["load"] = draw_expert_load(expert_loads(short, ())).save(out / "expert-load.png").name
     return figures

@@ -1,14 +1,55 @@
-"""What every figure shares: colours that survive colour blindness and print, a figure without a display."""
+"""What every figure shares: colours that survive colour blindness and print, a message on top, no display."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe & Ito's palette: distinguishable with every common colour blindness.
+# Okabe & Ito's palette: distinguishable with every common colour blindness. In grey BLUE (luminance 38 %) and
+# VERMILION (50 %) come close, so whatever they tell apart also differs in hatch, marker or place.
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
+PALE, INK = "#e8e8e8", "#222222"
+"""Background of what was not measured; lines and text."""
+
+BELOW = ("#f4f8fc", "#dce9f5", "#c3d9ee", "#a9c9e6")
+ABOVE = ("#f7a24b", "#e87a2c", "#c85218", "#963008", "#5a1700")
+"""Classes below the floor and above it: two hues, and darker with every step, so that the order survives in grey."""
+
+BOUNDS = (0.0, 0.1, 0.3, 0.6, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Lower ends of the classes, as multiples of the floor's gate."""
+
+DPI = 144
+_CHARACTERS_PER_INCH = 9.3
+"""Of the title's font: DejaVu Sans Bold is 0.69 em wide on average (measured on titles here), an em being 11 points."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure and its message. title: the sentence above it. alt: what is drawn, for a reader who cannot see it."""
+
+    figure: Figure
+    title: str
+    alt: str
+
+    def png(self) -> bytes:
+        """The figure as PNG, the same bytes for the same data and version of matplotlib."""
+        out = BytesIO()
+        self.figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+        return out.getvalue()
+
+    def save(self, path: Path) -> Path:
+        """Write the figure as PNG; returns the path."""
+        path.write_bytes(self.png())
+        return path
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
 
 
 def figure(width: float, height: float) -> Figure:
@@ -18,7 +59,45 @@ def figure(width: float, height: float) -> Figure:
     return made
 
 
-def save(made: Figure, path: Path) -> Path:
-    """Write the figure as PNG at 144 dpi and return the path."""
-    made.savefig(path, dpi=144)
-    return path
+def finish(made: Figure, title: str, alt: str) -> Picture:
+    """Put the message on top, wrapped to the figure's width."""
+    width = max(int(made.get_figwidth() * _CHARACTERS_PER_INCH), 30)
+    lines = textwrap.fill(title, width)
+    made.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
+    return Picture(made, title, alt)
+
+
+def empty(title: str, why: str) -> Picture:
+    """A figure that says why there is nothing to draw."""
+    made = figure(6.5, 1.2)
+    made.text(0.02, 0.3, textwrap.fill(why, 80), fontsize=9, color=INK, parse_math=False)
+    return finish(made, title, why)
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """`0 to 3 and 7` for 0, 1, 2, 3, 7; empty for none."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    words = [str(a) if a == b else f"{a} and {b}" if b == a + 1 else f"{a} to {b}" for a, b in runs]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else ""
+
+
+def times(value: float) -> str:
+    """A multiple of the floor for a sentence: `0.62`, `8.4`, `350`."""
+    return f"{value:.2g}" if value < 9.5 else f"{value:.0f}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 site`, `3 sites`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed_names(names: Sequence[str], most: int = 3) -> str:
+    """`a`, `a and b`, or the first few and how many more."""
+    if len(names) > most:
+        return ", ".join(names[:most]) + f" and {len(names) - most} more"
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else "nothing"
