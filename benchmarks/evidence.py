@@ -25,7 +25,7 @@ from parity.errors import ParityError
 from parity.faults import shipped_faults
 from parity.floor import Floor
 from parity.invariance.apart import examine_apart
-from parity.ladder import Opening, investigate, observe
+from parity.ladder import Opening, investigate_capture, observe
 from parity.ladder.memory import settle_memory
 from parity.process_runner import ProcessRunner
 from parity.records import as_json, site_name
@@ -68,7 +68,7 @@ def examine_case(name: str) -> dict[str, Any]:
     alone = examine_apart(spec, request, checks=("coverage", "poison", "history"), **options)
     with ProcessRunner(spec, **options) as engine:
         seen = observe(engine, request, max_new_tokens=NEW_TOKENS)
-        found = investigate(
+        found = investigate_capture(
             seen,
             oracle,
             floor=floor,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from parity.errors import UsageError
 from parity.floor import Floor
-from parity.ladder import Investigation, Observation, Opening, investigate, observe
-from parity.process_runner import ProcessRunner
+from parity.ladder import CaptureInvestigation, Observation, Opening, investigate_capture, observe
+from parity.process_runner import OnStep, ProcessRunner
 from parity.records import as_json
 from parity.report.figures import draw_figures
 from parity.report.markdown import write_report
@@ -31,15 +30,14 @@ PROMPT = "extra-multiprocessing-forkserver-768"
 """Shipped because the incident breaks its text clearly while whole-tensor cosines stay high; see fixtures/README.md."""
 
 NEW_TOKENS = 64
-OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class DemoResult:
     """Both investigations of the demo, and how long it all took (seconds)."""
 
-    faulty: Investigation
-    healthy: Investigation
+    faulty: CaptureInvestigation
+    healthy: CaptureInvestigation
     seconds: float
 
     def summary(self) -> dict[str, Any]:
@@ -112,7 +110,7 @@ def run_demo(console: Console) -> DemoResult:
         )
         oracle = open_runner(f"hf:{model}", dtype="float32")
         found = [
-            investigate(
+            investigate_capture(
                 observation.result(),
                 oracle,
                 floor=floor,

@@ -209,6 +209,12 @@ def site_name(layer: int | None, stage: str) -> str:
     return stage if layer is None else f"L{layer:02d}.{stage}"
 
 
+def split_site(name: str) -> tuple[int | None, str]:
+    """The layer and stage that `site_name` made a name of: `L02.moe.gate` is (2, "moe.gate")."""
+    layer, _, rest = name.partition(".")
+    return (int(layer[1:]), rest) if layer[:1] == "L" and layer[1:].isdigit() else (None, name)
+
+
 @dataclass(frozen=True)
 class Run:
     """What a trace is a trace of.

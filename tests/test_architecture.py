@@ -11,12 +11,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Inside `parity` a level may import only lower levels, or its own.
 LEVELS = [
-    {"errors", "stages", "records"},
+    {"errors", "stages", "records", "reading"},
     {"registry", "preview", "runner", "process_runner", "trace", "metrics"},
     {"probes", "align", "floor"},
     {"estimate", "capture", "compare", "faults", "prompt", "text"},
     {"invariance", "fingerprint", "graft", "audit"},
     {"ladder", "decode"},
+    {"climb"},
     {"report", "zoo"},
     {"pytest_plugin", "cli", "demo", "doctor"},
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,11 @@ def logits_of(trace: Trace, request: int = 0) -> torch.Tensor:
             next_step="Capture the stage `logits`.",
         )
     return found.tensor
+
+
+def agreement(ids: Sequence[int], truth: Sequence[int]) -> int:
+    """Tokens from the start on in which a continuation is the oracle's: those before the first that is not."""
+    return next((n for n, (a, b) in enumerate(zip(ids, truth, strict=False)) if a != b), min(len(ids), len(truth)))
 
 
 def changed_bits(a: torch.Tensor, b: torch.Tensor) -> int:

@@ -16,6 +16,7 @@ from parity.invariance.repeat import check_history, check_poison, check_probes, 
 from parity.invariance.sisters import check_variants
 from parity.invariance.subject import BRIEF, Subject
 from parity.invariance.sums import check_sums
+from parity.process_runner import OnStep
 from parity.runner import Request, Runner
 
 Check = Callable[[Subject], Invariance]
@@ -38,8 +39,6 @@ CHECKS: dict[str, Check] = {
     "norm_scale": check_norm_scale,
 }
 """Every check by name, cheapest and most telling first."""
-
-OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

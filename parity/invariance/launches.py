@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from parity.invariance.coverage import launch_coverage
+from collections.abc import Sequence
+
+from parity.invariance.coverage import Coverage, launch_coverage
 from parity.invariance.record import Invariance, Outcome, not_run
 from parity.invariance.subject import Subject
 from parity.records import Site, Slice
@@ -10,8 +12,12 @@ from parity.records import Site, Slice
 
 def check_coverage(subject: Subject) -> Invariance:
     """Launch coverage on the long prompt: what each grid covers against the loads that the run itself shows."""
+    return judge_coverage(launch_coverage(subject.base(subject.request)))
+
+
+def judge_coverage(found: Sequence[Coverage]) -> Invariance:
+    """The same of launches that are known already, those of a trace on disk for instance."""
     turn = "nothing: launch arithmetic against the true loads of one run"
-    found = launch_coverage(subject.base(subject.request))
     if not found:
         return not_run("coverage", turn, "The runner's trace states no launch.")
     loaded = max(found, key=lambda one: one.required)

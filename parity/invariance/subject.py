@@ -68,6 +68,10 @@ class Subject:
             under["variant"] = dict(variant)
         return self.runner.forward(requests, schedule=schedule, capture=CapturePlan(stages=stages), **under)
 
+    def keep(self, request: Request, trace: Trace) -> None:
+        """Take a plain captured run of `request` that was made elsewhere in place of one of its own."""
+        self._kept["long" if request is self.request else "brief"] = trace
+
     def base(self, request: Request) -> Trace:
         """The plain run of the long or the brief prompt, run once."""
         key = "long" if request is self.request else "brief"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,8 @@ from parity.floor.purity import refuse_engine
 from parity.floor.sample import append_sample, read_samples
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import oracle_trace
-from parity.process_runner import ProcessRunner
+from parity.process_runner import OnStep, ProcessRunner
 from parity.runner import CapturePlan, Request, Schedule, open_runner
-
-OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

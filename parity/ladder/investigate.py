@@ -15,12 +15,12 @@ from parity.ladder.observe import Observation
 from parity.ladder.prove import Proof, prove, sites_of
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import sweep
-from parity.records import Comparison, Finding, Summary
+from parity.records import Comparison, Finding, Summary, split_site
 from parity.runner import Generation, RunnerInfo
 
 
 @dataclass(frozen=True)
-class Investigation:
+class CaptureInvestigation:
     """The evidence on one prompt and what follows from it.
 
     chained: error with the SUT's own inputs all the way; isolated: each stage alone, on the SUT's inputs.
@@ -61,7 +61,7 @@ class Investigation:
         return max(scores, default=None)
 
 
-def investigate(
+def investigate_capture(
     observation: Observation,
     oracle: Any,
     *,
@@ -70,7 +70,7 @@ def investigate(
     sut: Any = None,
     emulation: Opening | None = None,
     on_step: Callable[[str, int, int], None] | None = None,
-) -> Investigation:
+) -> CaptureInvestigation:
     """Climb the rungs that need one capture: launch coverage, chained sweep, isolated replay, zoom.
 
     oracle: an exact runner that can forward, graft and replay, of the SUT's family and lineage.
@@ -123,8 +123,8 @@ def investigate(
             generations=(observation.generation, oracle_generation),
             on_step=on_step,
         )
-        finding = replace(finding, proof=proof.as_evidence(), layers=_with_unmasked(finding, proof))
-    return Investigation(
+        finding = replace(finding, proof=proof.as_evidence(), layers=with_unmasked(finding, proof))
+    return CaptureInvestigation(
         observation=observation,
         oracle=info,
         oracle_generation=oracle_generation,
@@ -137,7 +137,7 @@ def investigate(
     )
 
 
-def _with_unmasked(finding: Finding, proof: Proof) -> tuple[int, ...]:
+def with_unmasked(finding: Finding, proof: Proof) -> tuple[int, ...]:
     """The finding's layers, and those where its stage was seen to add error once the earlier ones were mended."""
-    hidden = [int(name[1:].split(".")[0]) for name in proof.unmasked if name.endswith(f".{finding.stage}")]
+    hidden = [layer for layer, stage in map(split_site, proof.unmasked) if stage == finding.stage and layer is not None]
     return tuple(sorted({*finding.layers, *hidden}))

@@ -18,18 +18,17 @@ from typing import Any
 
 from parity.errors import UsageError
 from parity.floor import Floor
-from parity.graft.effect import Effect, changed_bits, effect_on_logits, logits_of
+from parity.graft.effect import Effect, agreement, changed_bits, effect_on_logits, logits_of
 from parity.graft.select import select_graft
 from parity.ladder.calibrate import Opening
 from parity.ladder.replay import Replay
 from parity.ladder.replay_graft import Site, replaced_spans, replay_grafts
 from parity.ladder.sweep import oracle_trace, sweep
-from parity.records import Finding, Summary, Verdict, site_name
+from parity.process_runner import OnStep
+from parity.records import Finding, Summary, Verdict, site_name, split_site
 from parity.runner import CapturePlan, Generation, Graft, Request, Schedule
 from parity.stages import Family, family
 from parity.trace import Trace
-
-OnStep = Callable[[str, int, int], None]
 
 ROUTER = ("moe.router_logits", "moe.topk_ids")
 
@@ -65,8 +64,8 @@ class Proof:
     @property
     def stays(self) -> bool:
         """The error is added although the inputs are the oracle's: at the first site, and at each of the same stage."""
-        stage = _stage(self.sites[0]) if self.sites else ""
-        scores = [score for name, score in self.added.items() if _stage(name) == stage]
+        stage = split_site(self.sites[0])[1] if self.sites else ""
+        scores = [score for name, score in self.added.items() if split_site(name)[1] == stage]
         return bool(scores) and all(score is not None and score > 1 for score in scores)
 
     @property
@@ -130,12 +129,6 @@ class Proof:
             goes += f", once {', '.join(self.unmasked)} are mended with them, whose error the others hid"
         arms = f"the SUT's own tensor {sham}; the oracle's inputs: {stays}; the replayed output: {goes}"
         return f"Grafts at {', '.join(self.sites)}: {arms}."
-
-
-def _stage(name: str) -> str:
-    """The stage in a site's name, `L02.moe.gate` or `final_norm`."""
-    layer, _, rest = name.partition(".")
-    return rest if layer[:1] == "L" and layer[1:].isdigit() else name
 
 
 def sites_of(finding: Finding) -> list[Site]:
@@ -205,7 +198,7 @@ def prove(
     if generations is not None:
         new = len(generations[1].ids)
         after = sut.generate(request, max_new_tokens=new, graft=grafts)
-        texts = tuple((_agreeing(one, generations[1]), new) for one in (generations[0], after))
+        texts = tuple((agreement(one.ids, generations[1].ids), new) for one in (generations[0], after))
     tell("proof", 3, 3)
     return Proof(
         sites=tuple(site_name(*site) for site in sites),
@@ -309,9 +302,3 @@ def _cleared(before: Summary, after: Summary, inner: frozenset[str]) -> dict[str
             score = None if now is None or now.verdict is Verdict.NONFINITE else now.over_floor
             result[record.name] = (record.over_floor, score)
     return result
-
-
-def _agreeing(one: Generation, other: Generation) -> int:
-    """Tokens from the start on in which two continuations agree."""
-    pairs = zip(one.ids, other.ids, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one.ids), len(other.ids)))

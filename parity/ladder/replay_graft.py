@@ -13,12 +13,11 @@ import torch
 from parity.errors import ProbeError
 from parity.ladder.calibrate import Opening
 from parity.ladder.replay import Replay
+from parity.probes.computing import Site
 from parity.records import Capture, Rows, site_name
 from parity.runner import open_runner
 from parity.stages import Family
 from parity.trace import MemoryTrace, Trace
-
-Site = tuple[int | None, str]
 
 
 @dataclass(frozen=True)

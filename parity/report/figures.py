@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from parity.ladder import Investigation
+from parity.ladder import CaptureInvestigation
 from parity.report.markdown import launches_over
 
 
-def draw_figures(found: Investigation, control: Investigation, out: Path) -> dict[str, str]:
+def draw_figures(found: CaptureInvestigation, control: CaptureInvestigation, out: Path) -> dict[str, str]:
     """Draw the figures of an investigation and its control into `out`; returns file names by figure name.
 
     Empty without matplotlib (extra `plots`): a report can do without pictures.

@@ -8,14 +8,17 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from parity.graft.effect import agreement
 from parity.invariance import Coverage
-from parity.ladder import Investigation, Proof
+from parity.ladder import CaptureInvestigation, Proof
 from parity.records import Comparison, Summary
 
 SITES_SHOWN = 24
 
 
-def write_report(found: Investigation, control: Investigation, *, figures: dict[str, str], path: Path) -> Path:
+def write_report(
+    found: CaptureInvestigation, control: CaptureInvestigation, *, figures: dict[str, str], path: Path
+) -> Path:
     """Write the report of `found`, with `control` (the same prompt on an engine thought healthy), to `path`.
 
     figures: file names beside the report, by name: `map`, and `load` where launches fell short.
@@ -55,11 +58,6 @@ def markdown_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """A markdown table; cells are escaped."""
     lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def agreement(ids: Sequence[int], truth: Sequence[int]) -> int:
-    """How many tokens are the oracle's before the first that is not."""
-    return next((n for n, (a, b) in enumerate(zip(ids, truth, strict=False)) if a != b), min(len(ids), len(truth)))
 
 
 def gate_passed(cosine: float) -> str:
@@ -103,7 +101,7 @@ def proof_lines(proof: Proof) -> list[str]:
     return lines
 
 
-def added_at(found: Investigation) -> list[Comparison]:
+def added_at(found: CaptureInvestigation) -> list[Comparison]:
     """Isolated comparisons that are evidence of a divergence, in order of computation."""
     return [record for record in found.isolated.comparisons if record.verdict.faulty]
 
@@ -125,7 +123,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _texts(found: Investigation, control: Investigation) -> list[dict[str, Any]]:
+def _texts(found: CaptureInvestigation, control: CaptureInvestigation) -> list[dict[str, Any]]:
     truth = found.oracle_generation
     rows = [("oracle (HF, bf16)", truth), ("engine under test", found.observation.generation)]
     rows.append(("engine without the fault", control.observation.generation))
@@ -139,7 +137,7 @@ def _texts(found: Investigation, control: Investigation) -> list[dict[str, Any]]
     ]
 
 
-def _finding_rows(found: Investigation) -> list[tuple[str, Any]]:
+def _finding_rows(found: CaptureInvestigation) -> list[tuple[str, Any]]:
     finding = found.finding
     rows = [
         ("verdict", finding.verdict),
@@ -151,7 +149,7 @@ def _finding_rows(found: Investigation) -> list[tuple[str, Any]]:
     return [*rows, *((f"layer {row['layer']}", row["sentence"]) for row in finding.evidence.get("by_layer", ()))]
 
 
-def _site_rows(found: Investigation) -> list[tuple[str, str, str, str]]:
+def _site_rows(found: CaptureInvestigation) -> list[tuple[str, str, str, str]]:
     chained = {record.name: record for record in found.chained.comparisons}
     return [
         (record.name, _times(record), worst_slice(record), _times(chained[record.name]))
@@ -159,7 +157,7 @@ def _site_rows(found: Investigation) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _hidden(found: Investigation) -> str:
+def _hidden(found: CaptureInvestigation) -> str:
     total, added = len(found.isolated.comparisons), len(added_at(found))
     inherited = sum(record.verdict.faulty for record in found.chained.comparisons)
     shown = f" The first {SITES_SHOWN} are shown." if added > SITES_SHOWN else ""
@@ -172,7 +170,7 @@ def _times(record: Comparison) -> str:
     return record.verdict.value if record.over_floor is None else f"{record.over_floor:.2f}"
 
 
-def _control(control: Investigation) -> str:
+def _control(control: CaptureInvestigation) -> str:
     state = "every site lies within its floor" if control.within_floor else "NOT every site lies within its floor"
     worst = control.worst_over_floor
     number = "nothing was judged" if worst is None else f"the worst slice of all stands at {worst:.2f} of its gate"
@@ -183,7 +181,7 @@ def _control(control: Investigation) -> str:
     )
 
 
-def _setup(found: Investigation) -> list[tuple[str, str]]:
+def _setup(found: CaptureInvestigation) -> list[tuple[str, str]]:
     run, floor = found.observation.trace.run, found.floor
     recipe, environment = run.recipe, run.environment
     interpreted = " (interpreted)" if environment.interpreted else ""

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.compare.table import floor_map, layer_table
-from parity.ladder import Investigation
+from parity.ladder import CaptureInvestigation
 from parity.report.markdown import agreement, expert_overlap, gate_passed, launches_over, proof_lines
 
 
-def show_investigation(found: Investigation, control: Investigation, console: Console) -> None:
+def show_investigation(found: CaptureInvestigation, control: CaptureInvestigation, console: Console) -> None:
     """Print what an engine person reads first, in the order in which it convinces."""
     truth = found.oracle_generation
     request = found.observation.request

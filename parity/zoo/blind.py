@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.floor import Floor
-from parity.ladder import Observation, Opening, investigate, observe
+from parity.ladder import Observation, Opening, investigate_capture, observe
 from parity.process_runner import ProcessRunner
 from parity.records import Finding
 from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, Schedule, open_runner
@@ -129,8 +129,8 @@ def _investigate(
     """The finding, with its proof where the engine lives through it: grafts run it in ways that no prompt does."""
     evidence: dict[str, Any] = {"floor": floor, "oracle_generation": text}
     try:
-        return investigate(observation, oracle, sut=engine, emulation=emulation, **evidence).finding
+        return investigate_capture(observation, oracle, sut=engine, emulation=emulation, **evidence).finding
     except Exception as error:
-        unproved = investigate(observation, oracle, **evidence).finding
+        unproved = investigate_capture(observation, oracle, **evidence).finding
         why = f"The proof could not be run: {type(error).__name__}: {error}"
         return replace(unproved, proof={"proved": False, "sentence": why})

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from parity.invariance import Coverage
-from parity.ladder import Investigation, Observation
+from parity.ladder import CaptureInvestigation, Observation
 from parity.records import (
     Comparison,
     Environment,
@@ -50,7 +50,7 @@ def comparison(layer: int | None, stage: str, over: float, mode: str) -> Compari
     )
 
 
-def investigation(over: float, text: str, ids: tuple[int, ...]) -> Investigation:
+def investigation(over: float, text: str, ids: tuple[int, ...]) -> CaptureInvestigation:
     run = Run("qwen3_moe", "tiny", 1, ("p",), ((1, 2, 3),), RECIPE, Lineage("sha256:0123"), HERE)
     info = RunnerInfo("triton", "qwen3_moe", 1, {}, RECIPE, Lineage("sha256:0123"), HERE, (), frozenset())
     observation = Observation(info, Request("p", (1, 2, 3)), MemoryTrace(run, (), {}), Generation(ids, text))
@@ -67,18 +67,18 @@ def investigation(over: float, text: str, ids: tuple[int, ...]) -> Investigation
         {"by_layer": by_layer} if fault else {}, not_excluded=("the sampler",),
     )  # fmt: skip
     cover = Coverage("L00.moe.gate", 0, "moe.gate", "rows_per_expert", 64, 80 if fault else 60, 64, (1, 1, 2), (80, 4))
-    return Investigation(
+    return CaptureInvestigation(
         observation, info, Generation((1, 2, 3), "the truth"), OneFloor(),  # type: ignore[arg-type]
         summary("chained"), summary("isolated"), (cover,) if fault else (), finding,
     )  # fmt: skip
 
 
 @pytest.fixture
-def pair() -> tuple[Investigation, Investigation]:
+def pair() -> tuple[CaptureInvestigation, CaptureInvestigation]:
     return investigation(12.5, HOSTILE, (1, 9, 3)), investigation(0.5, "the truth", (1, 2, 3))
 
 
-def test_the_report_states_what_was_found(pair: tuple[Investigation, Investigation], tmp_path: Path):
+def test_the_report_states_what_was_found(pair: tuple[CaptureInvestigation, CaptureInvestigation], tmp_path: Path):
     path = write_report(*pair, figures={"map": "map.png", "load": "load.png"}, path=tmp_path / "report.md")
     text = path.read_text()
     for said in (
@@ -91,7 +91,9 @@ def test_the_report_states_what_was_found(pair: tuple[Investigation, Investigati
     assert "None" not in text
 
 
-def test_text_of_a_model_cannot_break_the_table(pair: tuple[Investigation, Investigation], tmp_path: Path):
+def test_text_of_a_model_cannot_break_the_table(
+    pair: tuple[CaptureInvestigation, CaptureInvestigation], tmp_path: Path
+):
     text = write_report(*pair, figures={}, path=tmp_path / "report.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| engine under test | ")]
     assert row.count("|") == 4
@@ -100,7 +102,7 @@ def test_text_of_a_model_cannot_break_the_table(pair: tuple[Investigation, Inves
     assert "![" not in text, "without figures none is linked"
 
 
-def test_figures_are_drawn_and_named(pair: tuple[Investigation, Investigation], tmp_path: Path):
+def test_figures_are_drawn_and_named(pair: tuple[CaptureInvestigation, CaptureInvestigation], tmp_path: Path):
     figures = draw_figures(*pair, tmp_path)
     assert set(figures) == {"map", "load"}
     for name in figures.values():
@@ -110,7 +112,7 @@ def test_figures_are_drawn_and_named(pair: tuple[Investigation, Investigation], 
     assert set(draw_figures(pair[1], pair[1], tmp_path)) == {"map"}, "no launch fell short"
 
 
-def test_the_terminal_shows_the_same(pair: tuple[Investigation, Investigation]):
+def test_the_terminal_shows_the_same(pair: tuple[CaptureInvestigation, CaptureInvestigation]):
     from rich.console import Console
 
     console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115

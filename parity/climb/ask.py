@@ -1,0 +1,72 @@
+"""How does a request for an investigation become a case? Files read, defaults filled in, nonsense refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parity.climb.case import NEW_TOKENS, TRACE, Case
+from parity.errors import UsageError
+from parity.prompt import read_conversation, read_fed
+from parity.runner import Request, Schedule
+from parity.trace import open_trace
+
+
+def ask_case(
+    *,
+    sut: str,
+    oracle: str,
+    request: Request | None,
+    floor: Path | None = None,
+    second: Request | None = None,
+    messages: Path | None = None,
+    sut_ids: Path | None = None,
+    emulation: str | None = None,
+    new_tokens: int = NEW_TOKENS,
+    chunk: int | None = None,
+    sut_options: Mapping[str, Any] | None = None,
+    oracle_options: Mapping[str, Any] | None = None,
+) -> Case:
+    """The case that these names and files describe.
+
+    Where nothing is said: the emulation is `recipe:` on the oracle's model, an oracle of Hugging Face computes in
+    float32, the request of a trace is the trace's own, and the engine's model folder holds template and tokenizer.
+    Raises UsageError for an engine without a prompt, ids without messages, and what reading the files raises.
+    """
+    model = oracle.partition(":")[2]
+    if request is None and sut.startswith(TRACE):
+        run = open_trace(sut.removeprefix(TRACE)).run
+        request = Request(run.request_names[0], run.requests[0])
+    if request is None:
+        raise UsageError(
+            place="investigation",
+            expected="a prompt: --prompt FILE or --ids 1,2,3",
+            found="neither",
+            next_step="Give the prompt that shows the symptom; shipped prompts are in fixtures/prompts.",
+        )
+    if sut_ids is not None and messages is None:
+        raise UsageError(
+            place="--sut-ids",
+            expected="the messages that these ids were made of, with --messages",
+            found="none",
+            next_step="Save the messages of the request that was sent to the engine.",
+        )
+    options = dict(oracle_options or {})
+    if oracle.startswith("hf:"):
+        options.setdefault("dtype", "float32")
+    return Case(
+        sut=sut,
+        oracle=oracle,
+        request=request,
+        second=second,
+        emulation=emulation or f"recipe:{model}",
+        sut_options=dict(sut_options or {}),
+        oracle_options=options,
+        conversations=() if messages is None else (read_conversation(messages),),
+        sut_ids=() if sut_ids is None else read_fed(sut_ids).ids,
+        model=model if Path(model).is_dir() else None,
+        floor=None if floor is None else str(floor),
+        schedule=Schedule(chunk=chunk),
+        new_tokens=new_tokens,
+    )

@@ -1,0 +1,180 @@
+"""What do the rungs share? The opened engines and every run of theirs that more than one rung needs, run once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from parity.climb.case import Case
+from parity.climb.counted import Counted
+from parity.climb.rung import RungResult
+from parity.climb.store import TRACES
+from parity.errors import RunnerError
+from parity.floor import Floor
+from parity.invariance import Subject
+from parity.ladder.calibrate import Opening
+from parity.ladder.replay import Replay
+from parity.ladder.sweep import oracle_trace
+from parity.process_runner import OnStep
+from parity.records import Run
+from parity.runner import CapturePlan, Generation, Request, RunnerInfo, Schedule, open_runner
+from parity.trace import MemoryTrace, Trace, open_trace, verify_trace
+
+
+class Bench:
+    """One case on the bench. Everything here is computed when first asked for, and kept.
+
+    sut: None where a trace on disk stands for the engine. oracle: exact. emulation: how to open the recipe's.
+    floor: None judges nothing. results: of the rungs done so far, by number.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        folder: Path,
+        *,
+        sut: Any | None,
+        oracle: Any,
+        emulation: Opening | None,
+        floor: Floor | None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.case = case
+        self.folder = folder
+        self.sut: Counted | None = None if sut is None else sut if isinstance(sut, Counted) else Counted(sut)
+        self.oracle = oracle
+        self.emulation = emulation
+        self.floor = floor
+        self.tell: Callable[[str, int, int], None] = on_step or (lambda *_: None)
+        self.results: dict[int, RungResult] = {}
+        self.second_trace: Trace | None = None
+        self.oracle_can: frozenset[str] = oracle.describe().can
+
+    @property
+    def engine(self) -> Counted:
+        """The engine under test; rungs that need one say so and are not run without."""
+        if self.sut is None:
+            raise RunnerError(
+                place=f"engine {self.case.sut}",
+                expected="an engine that runs",
+                found="a trace on disk",
+                next_step="Name a runner with --sut.",
+            )
+        return self.sut
+
+    @cached_property
+    def run(self) -> Run:
+        """What the engine's trace says of its run."""
+        return self.trace.run
+
+    @cached_property
+    def info(self) -> RunnerInfo:
+        """What the engine is; of a trace, as far as the trace tells."""
+        if self.sut is not None:
+            return self.sut.describe()
+        run = self.run
+        return RunnerInfo(
+            name=str(run.flags.get("runner", "trace")), family=run.family, layers=run.layers, hyper=run.hyper,
+            recipe=run.recipe, lineage=run.lineage, environment=run.environment,
+            stages=tuple(dict.fromkeys(stage for _, stage in run.declared)), can=frozenset(),
+        )  # fmt: skip
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        """Forward passes and generations of the engine so far."""
+        return (0, 0) if self.sut is None else (self.sut.forwards, self.sut.generations)
+
+    # The engine's runs.
+
+    @property
+    def trace_folder(self) -> Path:
+        return Path(self.case.trace_folder) if self.case.trace_folder else self.folder / TRACES / "sut"
+
+    @cached_property
+    def trace(self) -> Trace:
+        """Every stage of the engine on the prompt, kept on disk; one from an earlier, whole run is used again."""
+        if self.sut is None:
+            return open_trace(self.trace_folder)
+        if self.trace_folder.exists():
+            if verify_trace(self.trace_folder, strict=False).complete:
+                return open_trace(self.trace_folder)
+            shutil.rmtree(self.trace_folder)
+        self.trace_folder.parent.mkdir(parents=True, exist_ok=True)
+        return self.engine.forward(
+            [self.case.request], schedule=self.case.schedule, capture=CapturePlan(out=self.trace_folder)
+        )
+
+    @cached_property
+    def request(self) -> Request:
+        """The prompt as the engine was fed it: of a trace, its own."""
+        run = self.run
+        return replace(self.case.request, name=run.request_names[0], ids=run.requests[0])
+
+    @cached_property
+    def continuation(self) -> Generation:
+        """The engine's greedy continuation."""
+        schedule = replace(self.case.schedule, decode=0)
+        return self.engine.generate(self.case.request, max_new_tokens=self.case.new_tokens, schedule=schedule)
+
+    @cached_property
+    def oracle_continuation(self) -> Generation:
+        return self.oracle.generate(self.request, max_new_tokens=self.case.new_tokens)
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The engine as the invariances examine it, the runs that are here already among its own."""
+        return Subject(self.engine, self.case.request, floor=self.floor)
+
+    @cached_property
+    def second(self) -> Trace:
+        """The engine on the second prompt."""
+        if self.second_trace is None:
+            request, _ = self.case.second_request()
+            schedule = Schedule(chunk=self.case.schedule.chunk)
+            self.second_trace = self.engine.forward([request], schedule=schedule, capture=CapturePlan())
+        return self.second_trace
+
+    # What it is held against.
+
+    @cached_property
+    def truth(self) -> Trace:
+        """The oracle on the same ids, routed as the engine was."""
+        return oracle_trace(self.oracle, self.trace)
+
+    @cached_property
+    def replay(self) -> Replay:
+        """The engine's stages, each alone."""
+        return Replay(self.trace, self.oracle)
+
+    @cached_property
+    def recipe_runner(self) -> Any | None:
+        """The emulation of the engine's recipe, opened here; None where there is none."""
+        return None if self.emulation is None else open_runner(self.emulation.spec, **self.emulation.options)
+
+    @cached_property
+    def emulated_trace(self) -> Trace | None:
+        """The emulation on the same ids: the healthy counterpart of the engine."""
+        if self.recipe_runner is None or "forward" not in self.recipe_runner.describe().can:
+            return None
+        return self.recipe_runner.forward([self.request], capture=CapturePlan())
+
+    @cached_property
+    def emulated_truth(self) -> Trace | None:
+        return None if self.emulated_trace is None else oracle_trace(self.oracle, self.emulated_trace)
+
+
+def only_prefill(trace: Trace) -> MemoryTrace:
+    """The trace as if its prompt had ended where decoding began: the same captures, those of decode steps left out."""
+    kept = tuple(capture for capture in trace.captures if capture.phase == "prefill")
+    rows = {int(number): 0 for number in range(len(trace.run.requests))}
+    for capture in kept:
+        for number in rows:
+            here = capture.rows.position[capture.rows.request == number]
+            rows[number] = max(rows[number], int(here.max()) + 1 if len(here) else 0)
+    requests = tuple(ids[: rows[number]] for number, ids in enumerate(trace.run.requests))
+    run = replace(trace.run, requests=requests, flags={**trace.run.flags, "decode": 0})
+    return MemoryTrace(run, kept, {capture.number: trace.tensor(capture) for capture in kept})

@@ -1,0 +1,134 @@
+"""Rung 3: what must hold of the engine whatever the right answer is, and does not?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parity.climb.bench import Bench
+from parity.climb.promises import beyond_rounding
+from parity.climb.rung import Cost, Rung, RungResult, Status
+from parity.fingerprint.causes import PROBES_CHANGE_BITS
+from parity.invariance import CHECKS, Invariance, Outcome, launch_coverage, run_checks
+from parity.invariance.record import not_run
+from parity.records import Finding
+from parity.runner import Request
+
+CHECKED = ("coverage", "sums", "probes", "history", "poison", "chunks", "batch", "padding", "decode", "causality")
+"""In order; `repeat` is part of `history`, and relabelling and sister paths cost more than they rule out here."""
+
+CONTROLS = ("repeat", "causality")
+"""What any oracle can be asked to keep: the comparison, and the machine, change no bit by themselves."""
+
+
+def obstacle(bench: Bench) -> str:
+    if bench.sut is None and not any(capture.launch for capture in bench.trace.captures):
+        return "the trace states no launch, and nothing can be turned on a trace"
+    return ""
+
+
+def run(bench: Bench) -> RungResult:
+    coverage = launch_coverage(bench.trace)
+    found = _examined(bench)
+    broken = [one for one in found if one.outcome is Outcome.BROKEN]
+    outcomes = {one.name: one.outcome.value for one in found}
+    cut = [one for one in coverage if one.truncated]
+    numbers: dict[str, Any] = {
+        "outcomes": outcomes,
+        "broken": len(broken),
+        "launches": len(coverage),
+        "launches_truncated": len(cut),
+        "rows_lost": sum(one.lost for one in cut),
+    }
+    more: dict[str, Any] = {
+        "numbers": numbers,
+        "control": _control(bench),
+        "evidence": {"invariances": found, "coverage": coverage, "lines": [one.line() for one in coverage]},
+        "commands": (f"parity invariants {bench.case.sut} --prompt FILE",),
+        "leaves_open": tuple(
+            f"{one.name}: {one.sentence}" for one in found if one.outcome in (Outcome.NOT_RUN, Outcome.UNJUDGED)
+        ),
+    }
+    findings = tuple(finding for one in broken if (finding := _finding(bench, one)) is not None)
+    if findings:
+        return INVARIANCES.result(Status.FOUND, findings[0].sentence, findings=findings, **more)
+    held = [one.name for one in found if one.outcome is Outcome.HELD]
+    if broken:
+        said = "; ".join(f"{one.name}: {one.sentence}" for one in broken)
+        said = f"Promised bits are broken, no further than rounding explains: {said}"
+        return INVARIANCES.result(Status.INCONCLUSIVE, said, **more)
+    if not held:
+        return INVARIANCES.result(Status.INCONCLUSIVE, "No check could be run and judged.", **more)
+    return INVARIANCES.result(Status.RULED_OUT, f"Held: {', '.join(held)}.", **more)
+
+
+def _examined(bench: Bench) -> list[Invariance]:
+    if bench.sut is None:
+        return [_of_trace(bench), *(not_run(name, "nothing", "A trace cannot be run again.") for name in CHECKED[1:])]
+    subject = bench.subject
+    subject.keep(bench.case.request, bench.trace)
+    return [CHECKS[name](subject) for name in CHECKED]
+
+
+def _of_trace(bench: Bench) -> Invariance:
+    """Coverage by the launches that a trace states."""
+    from parity.invariance.launches import judge_coverage
+
+    return judge_coverage(launch_coverage(bench.trace))
+
+
+def _finding(bench: Bench, one: Invariance) -> Finding | None:
+    """A broken invariance as a finding; None where rounding explains how far its arms lie apart."""
+    assert one.site is not None
+    if one.name == "probes":
+        return Finding(
+            verdict="refused",
+            rung="probes",
+            stage=one.site.stage,
+            slice=one.site.slice,
+            cause=PROBES_CHANGE_BITS,
+            sentence=f"The traces of this engine show what it does not compute unobserved. {one.sentence}",
+            evidence=_evidence(one),
+        )
+    if not beyond_rounding(one, bench.info):
+        return None
+    return Finding(
+        verdict="fault",
+        rung=one.name,
+        layers=one.site.layers,
+        stage=one.site.stage,
+        slice=one.site.slice,
+        sentence=f"{one.name}: {one.sentence}",
+        evidence=_evidence(one),
+    )
+
+
+def _evidence(one: Invariance) -> dict[str, Any]:
+    return {"invariance": one, "repeated": False, "repetition": "not repeated: the check was run on one prompt"}
+
+
+def _control(bench: Bench) -> dict[str, Any]:
+    brief = Request(bench.request.name, bench.request.ids[:72])
+    if len(brief.ids) < 8:
+        return {}
+    kept = run_checks(bench.oracle, brief, checks=CONTROLS).invariances
+    outcomes = {one.name: one.outcome.value for one in kept}
+    return {"arm": INVARIANCES.control, **outcomes, "healthy": not any(one.outcome is Outcome.BROKEN for one in kept)}
+
+
+INVARIANCES = Rung(
+    number=3,
+    name="invariances",
+    question="What must hold of the engine whatever the right answer is, and does not?",
+    claim="The engine breaks what must hold of it whatever the right answer is.",
+    prediction="A launch falls short of its work, or a turn that must not matter moves a row beyond rounding.",
+    needs=("an engine that runs again; of a trace, launches that it states",),
+    rules_out=(
+        "launches that fall short",
+        "probes that change what is computed",
+        "results that depend on memory, history, chunks, batch, padding or later tokens",
+    ),
+    control="the oracle, asked to keep what any runner must",
+    obstacle=obstacle,
+    cost=lambda case: Cost(forwards=5.0, steps=3, lab_seconds=3.0),
+    run=run,
+)

@@ -1,0 +1,72 @@
+"""Rung 5: where does the error arise, each stage alone on the engine's own inputs?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parity.climb.bench import Bench
+from parity.climb.rung import Cost, Rung, RungResult, Status
+from parity.climb.rungs.sweep import numbers_of
+from parity.ladder.replay import Replay
+from parity.records import Comparison, Summary
+
+
+def obstacle(bench: Bench) -> str:
+    return "" if "replay" in bench.oracle_can else "the oracle cannot replay a stage alone"
+
+
+def run(bench: Bench) -> RungResult:
+    isolated = bench.replay.compare(
+        floor=bench.floor, progress=lambda done, total: bench.tell("isolated replay", done, total)
+    )
+    added = [record for record in isolated.comparisons if record.verdict.faulty]
+    numbers = numbers_of(isolated)
+    more: dict[str, Any] = {
+        "numbers": {**numbers, "adds": {record.name: record.over_floor for record in added}},
+        "control": _control(bench, added),
+        "evidence": {"isolated": isolated},
+        "commands": (f"parity replay --trace {bench.trace_folder} --oracle {bench.case.oracle}",),
+    }
+    if added:
+        said = f"{len(added)} of {numbers['sites']} sites add error of their own, the first is {added[0].name}."
+        return REPLAY.result(Status.FOUND, said, **more)
+    if isolated.healthy:
+        said = (
+            f"None of {numbers['sites']} sites adds error of its own; the worst slice stands at "
+            f"{numbers['worst_over_floor']:.2f} of its gate."
+        )
+        return REPLAY.result(Status.RULED_OUT, said, **more)
+    return REPLAY.result(Status.INCONCLUSIVE, f"Not everything could be judged: {numbers['verdicts']}.", **more)
+
+
+def _control(bench: Bench, added: list[Comparison]) -> dict[str, Any]:
+    """The emulation's own stages at the sites in question, or at the layers' last stage where there is none."""
+    if bench.emulated_trace is None:
+        return {}
+    replay = Replay(bench.emulated_trace, bench.oracle)
+    sites = list(dict.fromkeys((record.layer, record.stage) for record in added)) or _last_sites(bench)
+    records = [record for site in sites[:16] for record in replay.judge(replay.site(*site), floor=bench.floor)]
+    summary = Summary(tuple(record.name for record in records), tuple(records))
+    scores = {record.name: record.over_floor for record in records}
+    return {"arm": REPLAY.control, "over_floor": scores, "healthy": not summary.diverged}
+
+
+def _last_sites(bench: Bench) -> list[tuple[int | None, str]]:
+    last = bench.replay.family.layer[-1].name
+    return [(layer, last) for layer in range(bench.run.layers)]
+
+
+REPLAY = Rung(
+    number=5,
+    name="replay",
+    question="Where does the error arise, each stage alone on the engine's own inputs?",
+    claim="Some stage of the engine computes wrongly from its own inputs.",
+    prediction="Some stage's error on the engine's own inputs exceeds its floor.",
+    needs=("a trace with the inputs of each stage", "an oracle that replays a stage", "a floor, to judge"),
+    rules_out=("a stage that adds error of its own on this prompt, over the floor",),
+    control="the emulation's own stages at the same sites",
+    obstacle=obstacle,
+    cost=lambda case: Cost(lab_seconds=4.0),
+    run=run,
+    rests_on=(4,),
+)

@@ -1,0 +1,144 @@
+"""Rung 2: does the engine decode otherwise than the oracle, and does its sampler do what it was asked?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from parity.climb.bench import Bench
+from parity.climb.rung import Cost, Rung, RungResult, Status
+from parity.decode import DecodingComparison, DecodingVerdict, compare_decoding
+from parity.fingerprint.causes import SAMPLER
+from parity.graft.effect import agreement
+from parity.invariance import Invariance, Outcome, check_probes
+from parity.records import Finding
+from parity.runner import Generation, Request
+from parity.text.score import Completion, TextScore, score_text
+from parity.text.tokens import from_ids
+
+BRIEF = 72
+"""Ids of the second prompt on which a sampler's fault is repeated: what it chose follows from its own logits."""
+
+
+def obstacle(bench: Bench) -> str:
+    if bench.sut is None:
+        return "a trace does not decode"
+    missing = sorted({"forward", "generate"} - bench.info.can) or sorted({"forward", "generate"} - bench.oracle_can)
+    return f"one side cannot {', '.join(missing)}" if missing else ""
+
+
+def run(bench: Bench) -> RungResult:
+    found = compare(bench, bench.case.request)
+    texts = {"sut": _decoded(bench, found.sut_ids), "oracle": _decoded(bench, found.oracle_ids)}
+    scores = {"sut": _score(found.sut_ids), "oracle": _score(found.oracle_ids)}
+    numbers = {
+        "tokens": found.tokens,
+        "tokens_as_the_oracle": agreement(found.sut_ids, found.oracle_ids),
+        "verdict": found.verdict.value,
+        "rows_outside": len(found.outside),
+        "partings": len(found.partings),
+        "kl_mean": {phase.name: phase.kl_mean for phase in found.phases},
+        "kl_worst": {phase.name: phase.kl_worst for phase in found.phases},
+        "top1": {phase.name: phase.top1 for phase in found.phases},
+        "degenerates_at": scores["sut"].first_degeneration,
+        "sampler": found.sampler.outcome,
+    }
+    control = {
+        "arm": SYMPTOM.control,
+        "sampler": found.oracle_sampler.outcome,
+        "degenerates_at": scores["oracle"].first_degeneration,
+        "kl_noise": {phase.name: phase.kl_noise for phase in found.phases},
+        "healthy": found.oracle_sampler.outcome == "as_asked",
+    }
+    probes = _probes(bench) if found.sampler.outcome == "differs" else None
+    if probes is not None:
+        control["probes_on_and_off"] = probes.outcome.value
+    findings = _findings(bench, found, probes)
+    more: dict[str, Any] = {
+        "numbers": numbers,
+        "control": control,
+        "findings": findings,
+        "evidence": {
+            "decoding": found,
+            "texts": texts,
+            "text_scores": scores,
+            "tokens": {"sut": found.sut_ids, "oracle": found.oracle_ids},
+            "probes": probes,
+        },
+        "commands": (
+            f"parity decode --sut {bench.case.sut} --oracle {bench.case.oracle} --prompt FILE "
+            f"--tokens {bench.case.new_tokens}",
+        ),
+    }
+    if found.verdict is DecodingVerdict.DIVERGED:
+        return SYMPTOM.result(Status.FOUND, found.sentence, **more)
+    if found.verdict is DecodingVerdict.UNRESOLVED:
+        return SYMPTOM.result(Status.INCONCLUSIVE, found.sentence, **more)
+    return SYMPTOM.result(Status.RULED_OUT, found.sentence, **more)
+
+
+def compare(bench: Bench, request: Request) -> DecodingComparison:
+    """Both sides on one prompt, judged by what the recipe's emulation shows there, else by the floor."""
+    emulation = bench.recipe_runner
+    usable = emulation is not None and "forward" in emulation.describe().can
+    return compare_decoding(
+        sut=bench.engine,
+        oracle=bench.oracle,
+        request=request,
+        tokens=bench.case.new_tokens,
+        emulation=emulation if usable else None,
+        floor=None if usable else bench.floor,
+        no_emulation="no emulation of the recipe and no floor were given",
+    )
+
+
+def _probes(bench: Bench) -> Invariance:
+    """Whether logits may be held against choices that were made with the probes off."""
+    return check_probes(bench.subject)
+
+
+def _findings(bench: Bench, found: DecodingComparison, probes: Invariance | None) -> tuple[Finding, ...]:
+    if found.sampler.outcome != "differs" or (probes is not None and probes.outcome is Outcome.BROKEN):
+        return ()
+    second, how = bench.case.second_request()
+    again = compare(bench, Request(second.name, second.ids[:BRIEF])).sampler
+    repeated = again.outcome == "differs"
+    logits_agree = not found.outside and not any(one.near_tie is False for one in found.partings)
+    return (
+        Finding(
+            verdict="fault",
+            rung="decode",
+            cause=SAMPLER,
+            sentence=f"The sampler does not do what it was asked: {found.sampler.sentence}",
+            evidence={
+                "sampler": found.sampler,
+                "logits_agree": logits_agree,
+                "repeated": repeated,
+                "repetition": f"{'again' if repeated else 'not'} on {second.name} ({how}): {again.sentence}",
+            },
+        ),
+    )
+
+
+def _decoded(bench: Bench, ids: tuple[int, ...]) -> str | None:
+    """The text of new ids, by whoever has a tokenizer."""
+    decoder = getattr(bench.oracle, "decoder", None)
+    return None if decoder is None else Generation(ids, decoder.decode(ids)).text
+
+
+def _score(ids: tuple[int, ...]) -> TextScore:
+    return score_text(Completion(from_ids(ids)))
+
+
+SYMPTOM = Rung(
+    number=2,
+    name="symptom",
+    question="Does the engine decode otherwise than the oracle on the same ids, and does its sampler do as asked?",
+    claim="The engine decodes otherwise than the oracle, beyond the recipe's noise.",
+    prediction="Teacher-forced logits leave the noise, or a greedy choice is not the largest of its own logits.",
+    needs=("an engine and an oracle that forward and generate",),
+    rules_out=("a visible symptom on this prompt", "a sampler that does not do as asked, where its logits show it"),
+    control="the oracle's own continuation and sampler, and the emulation's distance to it, on the same ids",
+    obstacle=obstacle,
+    cost=lambda case: Cost(forwards=3.0, steps=3 * (case.new_tokens - 1), lab_seconds=3.0),
+    run=run,
+)

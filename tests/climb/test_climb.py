@@ -1,0 +1,113 @@
+"""From the prompt to the proof on one engine: a healthy one is cleared, a planted one is found, placed and proved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from parity.climb import RUNGS, Investigation, Status
+from parity.errors import UsageError
+from parity.fingerprint.causes import CONSTANT_RATIO, SAMPLER
+from parity.ladder.ledger import Standing
+from parity.reading import read_record
+from parity.records import Summary
+
+Climb = Callable[..., Investigation]
+
+
+@pytest.fixture(scope="module")
+def healthy(climb_on: Climb) -> Investigation:
+    return climb_on()
+
+
+@pytest.fixture(scope="module")
+def scaled(climb_on: Climb) -> Investigation:
+    """The down projection of layer 1 comes out a tenth too large."""
+    return climb_on({(1, "moe.down"): lambda x: (x.float() * 1.1).to(x.dtype)})
+
+
+def status(found: Investigation) -> dict[str, str]:
+    return {one.name: one.status.value for one in found.results}
+
+
+def test_a_healthy_engine_is_cleared_rung_by_rung(healthy: Investigation):
+    assert (healthy.finding.verdict, healthy.exit_code) == ("clean", 0), healthy.finding
+    found = status(healthy)
+    assert [one.name for one in healthy.results] == [rung.name for rung in RUNGS]
+    assert {found[name] for name in ("audit", "symptom", "invariances", "sweep", "replay", "zoom")} == {"ruled_out"}
+    assert (found["proof"], found["fixture"]) == ("NOT_RUN", "NOT_RUN")
+    assert not healthy.fix
+
+
+def test_a_planted_factor_is_found_repeated_proved_and_cut_down(scaled: Investigation):
+    finding = scaled.finding
+    assert (finding.verdict, finding.layers, finding.stage) == ("fault", (1,), "moe.down")
+    assert finding.cause == CONSTANT_RATIO
+    assert finding.proof["proved"], finding.proof
+    assert finding.evidence["repeated"]
+    assert "halves exchanged" in finding.evidence["repetition"]
+    assert scaled.exit_code == 1
+    fixture = json.loads((scaled.folder / "fixture.json").read_text())
+    assert 8 <= len(fixture["ids"]) < 90
+    assert scaled.rung(8).status is Status.FOUND  # type: ignore[union-attr]
+
+
+def test_every_rung_has_its_control_and_it_is_healthy(scaled: Investigation):
+    for result in scaled.results[1:6]:
+        assert result.control["healthy"], (result.name, result.control)
+    assert scaled.results[7].control == {"arm": RUNGS[7].control, "logits_changed": 0, "healthy": True}
+
+
+def test_no_fix_is_named_before_the_prompt_is_on_record(climb_on: Climb):
+    found = climb_on({(1, "moe.down"): lambda x: (x.float() * 1.5).to(x.dtype)}, skip=(0, 1, 2, 7, 8))
+    assert found.finding.verdict == "fault"
+    assert found.fix == ""
+    assert "rung 0 (prompt: left out by whoever asked)" in found.withheld
+    assert "rung 3" not in found.withheld
+    assert any(one.startswith("rung 2 symptom was not run") for one in found.finding.not_excluded)
+
+
+def test_each_claim_was_predicted_before_its_test(scaled: Investigation):
+    ledger = scaled.ledger
+    assert [h.raised_by for h in ledger.hypotheses] == [f"rung {rung.number} {rung.name}" for rung in RUNGS]
+    kinds = [(type(entry).__name__, getattr(entry, "hypothesis", getattr(entry, "id", ""))) for entry in ledger.entries]
+    for number, hypothesis in enumerate(ledger.hypotheses):
+        assert kinds[2 * number] == ("Hypothesis", hypothesis.id)
+        assert kinds[2 * number + 1] == ("Test", hypothesis.id)
+    assert ledger.standing("H6") is Standing.SUPPORTED
+    assert ledger.standing("H4") is Standing.REFUTED
+    assert ledger.tests("H8")[0].rests_on == ("T5", "T6", "T7")
+
+
+def test_what_lies_on_disk_reads_back_as_what_was_found(scaled: Investigation):
+    again = Investigation.read(scaled.folder)
+    assert again.results == scaled.results
+    assert again.finding == scaled.finding
+    isolated = read_record(Summary, again.rung(5).evidence["isolated"])  # type: ignore[union-attr]
+    assert isolated.diverged
+    written = json.loads((scaled.folder / "finding.json").read_text())
+    assert (written["stage"], written["layers"], written["exit_code"]) == ("moe.down", [1], 1)
+    assert {row["name"] for row in written["rungs"]} == {rung.name for rung in RUNGS}
+
+
+def test_a_sampler_that_takes_the_second_best_ends_the_climb_early(climb_on: Climb):
+    found = climb_on(second_best=True)
+    assert (found.finding.verdict, found.finding.rung, found.finding.cause) == ("fault", "decode", SAMPLER)
+    assert found.finding.proof["proved"]
+    assert status(found)["sweep"] == "NOT_RUN"
+    assert "proved at rung 2" in found.results[4].sentence
+
+
+def test_a_second_investigation_needs_a_folder_of_its_own(healthy: Investigation, climb_on: Any, case: Any, exact: Any):
+    from parity.climb import investigate
+
+    with pytest.raises(UsageError, match="--resume"):
+        investigate(case, healthy.folder, oracle=exact)
+
+
+def test_a_result_without_numbers_is_refused():
+    with pytest.raises(UsageError, match="numbers"):
+        RUNGS[4].result(Status.RULED_OUT, "all is well")
