@@ -46,7 +46,20 @@ FAULTS = (
 )
 MODEL = FIXTURES / "models" / "moe-tiny-fp8"
 NEW_TOKENS = 16
-COLUMNS = ("case", "no oracle", "first shows", "first adds", "layers", "slice", "cause", "over floor", "proof", "s")
+COLUMNS = (
+    "case",
+    "no oracle",
+    "first shows",
+    "first adds",
+    "layers",
+    "slice",
+    "cause",
+    "over floor",
+    "gap",
+    "proof",
+    "s",
+)
+"""`gap`: from noise to bug, the case's worst score over the floor by that of the healthy engine on the same prompt."""
 
 
 def cases() -> list[str]:
@@ -100,8 +113,17 @@ def guarded(name: str) -> dict[str, Any]:
         return {"case": name or "healthy", "error": f"{type(error).__name__}: {error}"}
 
 
-def row(result: dict[str, Any]) -> list[str]:
-    """One line of the table."""
+def gap(result: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
+    """How many times a fault's score stands above the healthy engine's worst; empty without a fault or its measure."""
+    noise = next(
+        (one["isolated_over_floor"] for one in results if one["case"] == "healthy" and "error" not in one), None
+    )
+    bug = result["finding"]["over_floor"]
+    return f"{bug / noise:.3g}" if noise and bug and result["finding"]["verdict"] == "fault" else ""
+
+
+def row(result: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[str]:
+    """One line of the table; results: of all cases, the healthy engine's among them."""
     if "error" in result:
         return [result["case"], result["error"], *[""] * (len(COLUMNS) - 2)]
     finding = result["finding"]
@@ -120,6 +142,7 @@ def row(result: dict[str, Any]) -> list[str]:
         "; ".join(f"{key} {value}" for key, value in slice_.items()),
         finding["cause"] or finding["verdict"],
         f"{over:.3g}" if isinstance(over, float) else str(over),
+        gap(result, results),
         ("proved" if proof["proved"] else "not proved") if proof else "",
         f"{result['seconds']:.0f}",
     ]
@@ -131,7 +154,7 @@ def write_table(results: Sequence[dict[str, Any]], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment, "prompt": PROMPT, "model": MODEL.name, "cases": list(results)}
     (out / "evidence.json").write_text(json.dumps(content, indent=1) + "\n")
-    table = markdown_table([row(result) for result in results], COLUMNS)
+    table = markdown_table([row(result, results) for result in results], COLUMNS)
     head = (
         f"# What the instruments say, case by case\n\nPrompt `{PROMPT}` on `{MODEL.name}`; {environment['device']}.\n\n"
     )
@@ -149,7 +172,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for result in pool.map(guarded, names):
             results.append(result)
-            print(" | ".join(row(result)), flush=True)
+            print(" | ".join(row(result, results)), flush=True)
             write_table(results, options.out)
 
 

@@ -39,11 +39,6 @@ def calibrate(
     """
     from parity.ladder.make_floor import make_floor
 
-    console = Console(stderr=True)
-
-    def tell(what: str, done: int, total: int) -> None:
-        console.print(f"{what} {done}/{total}", highlight=False)
-
     made = make_floor(
         model=str(model),
         prompts=prompts,
@@ -54,7 +49,7 @@ def calibrate(
         longest=longest,
         keep=samples,
         perturb=perturb,
-        on_step=tell,
+        on_step=_tell,
     )
     made.save(out)
     _print(made, as_json)
@@ -77,6 +72,7 @@ def power(
     model: Annotated[Path, typer.Option(help="The model folder that the floor is for.")],
     prompts: Annotated[list[Path], typer.Option(help="Prompt files or folders; clean runs to plant damage in.")],
     runs: Annotated[int, typer.Option(help="Clean runs that must all show the damage.", min=1)] = 2,
+    longest: Annotated[int, typer.Option(help="Longest prompt, tokens.", min=1)] = 512,
     as_json: AsJson = False,
 ) -> None:
     """Measure what the gates see, by planting damage of falling strength in clean runs; kept in the floor's file.
@@ -86,9 +82,14 @@ def power(
     from parity.floor import Floor
     from parity.ladder.make_floor import add_power
 
-    made = add_power(Floor.load(file), model=str(model), prompts=prompts, runs=runs)
+    made = add_power(Floor.load(file), model=str(model), prompts=prompts, runs=runs, longest=longest, on_step=_tell)
     made.save(file)
     _print(made, as_json)
+
+
+def _tell(what: str, done: int, total: int) -> None:
+    """Progress, on stderr."""
+    Console(stderr=True).print(f"{what} {done}/{total}", highlight=False)
 
 
 def _print(made: Any, as_json: bool) -> None:

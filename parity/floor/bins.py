@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parity.floor.steps import without_a_step
 from parity.metrics import Moments, SliceTable, max_abs, norm_ratio_error, rel_l2, slope_error
 
 FLIPPED = "flipped_row"
@@ -65,18 +66,21 @@ def _log2(values: NDArray[np.integer]) -> NDArray[np.int64]:
     return np.where(np.asarray(values) > 0, exponent - 1, -2).astype(np.int64)
 
 
-def deviations(kind: str, stage: str, moments: Moments) -> dict[str, NDArray[np.float64]]:
+def deviations(kind: str, stage: str, moments: Moments, mode: str = "isolated") -> dict[str, NDArray[np.float64]]:
     """What is judged of slices of that kind: metric to non-negative deviation, 0 for equality.
 
     Rows have rel_l2 only: their slope and norm follow the direction of one quantization error and add nothing.
     `max_abs` of router logits is recorded without a gate of its own: the margin of a router flip is held against it.
+    By distance, stages that end in a rounding have one step of it left out (parity/floor/steps.py).
     """
-    values = {"rel_l2": rel_l2(moments)}
+    if mode == "distance" and stage not in WIDE_STAGES | EXACT_STAGES:
+        values = without_a_step(moments)
+    else:
+        values = {"rel_l2": rel_l2(moments), "slope": slope_error(moments), "norm_ratio": norm_ratio_error(moments)}
     if kind not in ROW_KINDS:
-        values |= {"slope": slope_error(moments), "norm_ratio": norm_ratio_error(moments)}
-    elif stage == "moe.router_logits" and kind == "row":
-        values["max_abs"] = max_abs(moments)
-    return values
+        return values
+    values = {"rel_l2": values["rel_l2"]}
+    return values | {"max_abs": max_abs(moments)} if stage == "moe.router_logits" and kind == "row" else values
 
 
 def bin_ranges(table: SliceTable, kind: str, position: NDArray[np.integer]) -> tuple[NDArray, NDArray]:

@@ -13,6 +13,9 @@ from parity.floor.gate import LEAST_RUNS, Gate, Scale, set_gate
 from parity.floor.sample import FloorSample
 from parity.records import Environment, Lineage, Recipe
 
+FREE_LEVEL = 0.0025
+"""What 400 runs can show by rank."""
+
 
 def calibrate(
     samples: Sequence[FloorSample],
@@ -26,8 +29,9 @@ def calibrate(
     """A floor from clean runs of a recipe's emulation.
 
     samples: one a clean run, at least 4; their names must differ. level: share of clean runs that may exceed any gate;
-    the modes share it out evenly. A mode (chained, isolated, distance) needs at least 4 runs of its own, or it has no
-    gate; `free` needs as many as a conformal quantile takes, and is measured without being judged before that.
+    the modes (chained, isolated, distance) share it out evenly. A mode needs at least 4 runs of its own, or it has no
+    gate. `free` is judged beside them: a finding never rests on it alone. It has the level of FREE_LEVEL or of the
+    others, whichever is wider, needs as many runs as that takes by rank, and is measured without a gate before that.
     Raises UsageError for too few runs.
     """
     names = tuple(sample.run for sample in samples)
@@ -46,7 +50,9 @@ def calibrate(
         keys = sorted({key for sample in having for key in sample.worst if key.mode == mode}, key=str)
         worst = np.array([[sample.worst.get(key, np.nan) for key in keys] for sample in having])
         orders = np.array([sample.order for sample in having])
-        of_mode, gate = set_gate(worst, keys, level / len(modes), orders=orders)
+        share = level / max(len([one for one in modes if one != "free"]), 1)
+        share = max(share, FREE_LEVEL) if mode == "free" else share
+        of_mode, gate = set_gate(worst, keys, share, orders=orders)
         scales |= {key: scale for key, scale in zip(keys, of_mode, strict=True) if scale is not None}
         # Against a free oracle a near-tie that flips makes a tail that no model of step 4 describes: rank alone judges.
         if gate is not None and (mode != "free" or gate.method == "conformal"):

@@ -110,7 +110,7 @@ class Floor:
         """
         positions, sizes = bin_ranges(table, kind, position)
         result = {}
-        for metric, values in deviations(kind, stage, table.moments).items():
+        for metric, values in deviations(kind, stage, table.moments, mode).items():
             over = np.full(len(table), np.nan)
             for at, size in set(zip(positions.tolist(), sizes.tolist(), strict=True)):
                 gate = self.gate(Bin(mode, stage, bin_layer(kind, layer), kind, metric, phase, at, size))

@@ -22,6 +22,9 @@ Every run is one sample: what must stay rare is a clean *run* with any slice ove
    It takes ENOUGH_RUNS of each order, and a bin counts when two runs of each order have it; with fewer runs the orders
    are taken for one.
 3. z of a clean run: the largest (y - m) / (s * sqrt(1 + 1/runs)) over all bins, with m and s from the *other* runs.
+   One site whose worst score has a heavy tail must not set the gate of all others. From TAIL_RUNS runs on the spreads
+   of the bins of each stage and layer are widened by what a share `level` of runs exceeds there (the tail of step 4, at
+   least one), and z is what is left: near 1 where that model is right, and gated over all sites together.
 4. The bound of the next clean run's z at `level` is exp(mean(ln z) + t(1 - level; f) * sd * sqrt(1 + 1/n)), the
    one-sided prediction bound of a lognormal (Hahn & Meeker, Statistical Intervals, 1991, 4.8). sd is shrunk towards
    PRIOR_SPREAD_OF_Z with the weight of PRIOR_RUNS runs; f = n - 1 + PRIOR_RUNS.
@@ -33,6 +36,12 @@ a clean run's own z. From 1 / level runs on
 the conformal quantile of z takes the place of step 4, the ceil((n + 1)(1 - level))-th smallest of the runs' own z:
 under exchangeability alone the next run is above it with probability at most `level` (Vovk, Gammerman & Shafer 2005,
 Algorithmic Learning in a Random World, 2.2; with z from the other runs, Barber et al. 2021, doi 10.1214/20-AOS1965).
+n runs cannot show a level below 1 / (n + 1) by rank: the largest of 400 is passed by one run in 401, and by one in two
+of 200 runs of a flawless engine. Below that, and from TAIL_RUNS runs on, the bound continues the runs' own upper tail
+as a power law, u * (k / (n * level))^xi, with u the (k+1)-th largest z, k a twentieth of the runs and xi the mean of
+ln(z / u) over the k largest (Hill 1975, doi 10.1214/aos/1176343247; Weissman 1978, doi 10.2307/2286285). Such a gate
+is labelled `tail`, and is never below a clean run's own z. A power law is the heaviest of the usual tails: where the
+true one is lighter the gate is wider than asked, not narrower.
 """
 
 from __future__ import annotations
@@ -50,6 +59,11 @@ LEAST_RUNS = 4
 ENOUGH_RUNS = 8
 """Runs that make a bin count however many others lack it: 12 runs, two thirds, were found enough for every size before
 runs of many lengths were mixed."""
+
+TAIL_RUNS = 200
+TAIL_SHARE = 20
+"""Runs from which a tail is read off, and the share of them, one in so many, that it is read from: ten at least, whose
+mean log-excess is known to a third."""
 
 LEAST_OF_AN_ORDER = 2
 LOUD = 0.5
@@ -99,7 +113,8 @@ class Scale:
 class Gate:
     """The gate of one mode. z: the bound; run_z: the clean runs' own z, sorted; level: share allowed over the bound.
 
-    method: `conformal`, from the runs alone, or `lognormal`, by the model of step 4.
+    method: `conformal`, from the runs alone; `tail`, from the power law of their largest z; or `lognormal`, by the
+    model of step 4.
     """
 
     z: float
@@ -126,26 +141,39 @@ def set_gate(
     least_spread = np.array([LEAST_SPREAD_OF_FLIPS if key.mode == "distance" else LEAST_SPREAD for key in keys])
     stages = _groups([(k.stage, *_kind_of(k)) for k in keys])
     kinds = _groups([_kind_of(k) for k in keys])
-    z = np.full(len(y), -np.inf)
+    names = _groups([(k.stage, k.layer) for k in keys])
+    scores = np.full((len(y), names.max(initial=0) + 1), -np.inf)
     for run in range(len(y)):
         centre, spread, runs = _location(sums.without(y[run], groups[run]), stages, kinds, least_spread)
-        known = ~np.isnan(worst[run]) & counts & (centre > 0)
-        if known.any():
-            excess = (y[run] - centre)[known] / (spread * np.sqrt(1 + 1 / np.maximum(runs, 1)))[known]
-            z[run] = excess.max()
+        known = np.flatnonzero(~np.isnan(worst[run]) & counts & (centre > 0))
+        excess = (y[run] - centre)[known] / (spread * np.sqrt(1 + 1 / np.maximum(runs, 1)))[known]
+        np.maximum.at(scores[run], names[known], excess)
+    tails = _tails(scores, level)
+    z = (scores / tails).max(1, initial=-np.inf)
     centre, spread, runs = _location(sums, stages, kinds, least_spread)
     scales = [
         Scale(_short(m), _short(s), int(r)) if c else None
-        for m, s, r, c in zip(centre, spread, runs, counts, strict=True)
+        for m, s, r, c in zip(centre, spread * tails[names], runs, counts, strict=True)
     ]
     z = z[np.isfinite(z)]
     if len(z) < LEAST_RUNS:
         return scales, None
-    bound = conformal_bound(z, level)
-    method = "lognormal" if bound is None else "conformal"
-    # A model's bound that a clean run is over already is refuted by that run.
-    bound = max(lognormal_bound(z, level), float(z.max())) if bound is None else bound
+    bound, method = conformal_bound(z, level), "conformal"
+    if bound is None:
+        model, method = (tail_bound, "tail") if len(z) >= TAIL_RUNS else (lognormal_bound, "lognormal")
+        # A model's bound that a clean run is over already is refuted by that run.
+        bound = max(model(z, level), float(z.max()))
     return scales, Gate(float(bound), tuple(_short(one) for one in sorted(z.tolist())), level, method)
+
+
+def _tails(scores: Array, level: float) -> Array:
+    """[S], what a share `level` of runs exceeds at each site, at least 1; scores: [n, S], -inf without a score."""
+    found = np.ones(scores.shape[1])
+    for site in range(scores.shape[1]):
+        known = scores[np.isfinite(scores[:, site]), site]
+        if len(known) >= TAIL_RUNS:
+            found[site] = max(tail_bound(known, level), 1.0)
+    return found
 
 
 def conformal_bound(z: Array, level: float) -> float | None:
@@ -153,6 +181,19 @@ def conformal_bound(z: Array, level: float) -> float | None:
     runs have one (fewer than 1 / level - 1)."""
     rank = int(np.ceil((len(z) + 1) * (1 - level) - 1e-9))
     return None if rank > len(z) else float(np.sort(z)[rank - 1])
+
+
+def tail_bound(z: Array, level: float) -> float:
+    """The z that a share `level` of runs exceeds, if the upper tail is a power law; at least TAIL_SHARE runs.
+
+    Not below the (k+1)-th largest z; 0 where that is not positive: such runs have no tail.
+    """
+    ordered, largest = np.sort(z), len(z) // TAIL_SHARE
+    start = float(ordered[-largest - 1])
+    if start <= 0:
+        return 0.0
+    slope = float(np.log(ordered[-largest:] / start).mean())
+    return start * max(largest / (len(z) * level), 1.0) ** slope
 
 
 def lognormal_bound(z: Array, level: float) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.errors import ValueRangeError
+from parity.errors import UsageError, ValueRangeError
 from parity.floor.bins import Bin, bin_layer, bin_ranges, deviations
 from parity.metrics import SliceTable
 from parity.records import site_name
@@ -50,7 +50,7 @@ class FloorSample:
         """
         for kind, table in tables:
             positions, sizes = bin_ranges(table, kind, position)
-            for metric, values in deviations(kind, stage, table.moments).items():
+            for metric, values in deviations(kind, stage, table.moments, mode).items():
                 if np.isinf(values).any() or table.moments.nonfinite_sut.any():
                     raise ValueRangeError(
                         place=f"clean run {self.run}, {site_name(layer, stage)}, {kind} {metric}",
@@ -64,6 +64,30 @@ class FloorSample:
                     worst = values[measured][(keys == pair).all(1)].max()
                     key = Bin(mode, stage, bin_layer(kind, layer), kind, metric, phase, int(pair[0]), int(pair[1]))
                     self.worst[key] = max(self.worst.get(key, 0.0), float(worst))
+
+
+def keep_for(path: Path, label: str) -> None:
+    """Begin a file of samples with what they are of, or hold an old one to it.
+
+    Raises UsageError when the file was begun for something else: samples of another recipe have the same names.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"samples_of": label}) + "\n")
+        return
+    with path.open() as file:
+        first = file.readline()
+    try:
+        found = json.loads(first).get("samples_of", "")
+    except (ValueError, AttributeError):
+        found = first[:80]
+    if found != label:
+        raise UsageError(
+            place=f"file of samples {path}",
+            expected=f"samples of {label}",
+            found=repr(found),
+            next_step="Name another file with --samples, or delete this one.",
+        )
 
 
 def append_sample(sample: FloorSample, path: Path) -> None:
@@ -88,6 +112,8 @@ def read_samples(path: Path) -> list[FloorSample]:
         try:
             content = json.loads(line)
         except ValueError:
+            continue
+        if "worst" not in content:  # the line that says what they are samples of
             continue
         worst = {Bin._make(fields): value for *fields, value in content["worst"]}
         samples.append(FloorSample(content["run"], worst, content["document"], content.get("order", 0)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from parity.compare import sample_aligned, sample_traces
 from parity.floor import Floor, FloorSample, calibrate
 from parity.floor.purity import refuse_engine
-from parity.floor.sample import append_sample, read_samples
+from parity.floor.sample import append_sample, keep_for, read_samples
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import oracle_trace
 from parity.process_runner import OnStep, ProcessRunner
@@ -63,19 +63,25 @@ def sample_runs(
     oracle: Any,
     keep: Path | None = None,
     on_step: OnStep | None = None,
+    sample_one: Callable[..., FloorSample] | None = None,
 ) -> list[FloorSample]:
     """The sample of each clean run. emulations: by order; at least those of the runs.
 
     keep: a file that samples are appended to, one a line; runs that it holds are not run again.
-    Raises UsageError when an engine is loaded in this process.
+    sample_one: makes one, as `sample_run` does, which is the default.
+    Raises UsageError when an engine is loaded in this process, and for a file of another model's samples.
     """
     refuse_engine()
+    make = sample_run if sample_one is None else sample_one
+    if keep is not None and emulations:
+        info = next(iter(emulations.values())).describe()
+        keep_for(keep, f"{info.recipe.name} {info.lineage.root}, {make.__name__}")
     known = {} if keep is None else {sample.run: sample for sample in read_samples(keep)}
     samples = []
     for number, run in enumerate(runs, 1):
         sample = known.get(run.name)
         if sample is None:
-            sample = sample_run(run, emulations=emulations, oracle=oracle)
+            sample = make(run, emulations=emulations, oracle=oracle)
             if keep is not None:
                 append_sample(sample, keep)
         samples.append(sample)

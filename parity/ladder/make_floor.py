@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from parity.errors import UsageError
-from parity.floor import Floor, calibrate, count_false_alarms
+from parity.floor import Floor, calibrate, count_false_alarms, refuse_engine
 from parity.ladder.calibrate import OnStep, sample_runs
 from parity.ladder.perturb import sample_perturbed
 from parity.ladder.plan import STRICT_ORDERS, plan_runs, split_documents
 from parity.ladder.power import measure_power, power_runs
-from parity.runner import open_runner
+from parity.runner import RunnerInfo, open_runner
 
 
 def make_floor(
@@ -38,6 +38,7 @@ def make_floor(
     makes, labelled `input perturbation`; the other orders of the emulation still give the distance.
     Raises UsageError for too few documents, and when an engine is loaded.
     """
+    refuse_engine()
     documents = read_documents(prompts)
     emulations = {order: open_runner(f"recipe:{model}", **_options(recipe, order)) for order in STRICT_ORDERS}
     info = emulations[0].describe()
@@ -45,11 +46,15 @@ def make_floor(
     planned = plan_runs({name: documents[name] for name in names}, runs=runs, longest=longest, seed=1)
     count = max(1, round(runs * heldout))
     others = plan_runs({name: documents[name] for name in apart}, runs=count, longest=longest, seed=2)
-    if perturb:
-        samples = [sample_perturbed(run, emulations=emulations) for run in [*planned, *others]]
-    else:
-        oracle = open_runner(f"recipe:{model}", recipe="fp32")
-        samples = sample_runs([*planned, *others], emulations=emulations, oracle=oracle, keep=keep, on_step=on_step)
+    oracle = None if perturb else open_runner(f"recipe:{model}", recipe="fp32")
+    samples = sample_runs(
+        [*planned, *others],
+        emulations=emulations,
+        oracle=oracle,
+        keep=keep,
+        on_step=on_step,
+        sample_one=sample_perturbed if perturb else None,
+    )
     floor = calibrate(
         samples[: len(planned)],
         recipe=info.recipe,
@@ -70,13 +75,30 @@ def add_power(
     longest: int = 512,
     on_step: OnStep | None = None,
 ) -> Floor:
-    """The floor with what its isolated gates see, measured in clean runs of the longest prompts it has not seen."""
+    """The floor with what its isolated gates see, measured in clean runs of the longest prompts it has not seen.
+
+    Raises UsageError for a floor of another recipe or weights than the model's, for prompts that it was calibrated on,
+    and when an engine is loaded.
+    """
+    refuse_engine()
     documents = {name: ids for name, ids in read_documents(prompts).items() if name not in floor.documents}
     planned = power_runs(documents, runs=runs, longest=longest)
     name = floor.recipe.name
     emulations = {run.order: open_runner(f"recipe:{model}", **_options(name, run.order)) for run in planned}
+    _refuse_other(floor, next(iter(emulations.values())).describe(), model)
     oracle = open_runner(f"recipe:{model}", recipe="fp32")
     return replace(floor, power=measure_power(floor, planned, emulations=emulations, oracle=oracle, on_step=on_step))
+
+
+def _refuse_other(floor: Floor, info: RunnerInfo, model: str) -> None:
+    """A floor's recipe is opened by its name: what is left to differ is the weights."""
+    if floor.lineage != info.lineage:
+        raise UsageError(
+            place=f"power of a noise floor on {model}",
+            expected=f"the weights that it was calibrated on: lineage {floor.lineage.root}",
+            found=f"lineage {info.lineage.root}",
+            next_step="Name the model folder of the calibration.",
+        )
 
 
 def read_documents(prompts: Sequence[Path]) -> dict[str, tuple[int, ...]]:

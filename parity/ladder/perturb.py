@@ -19,8 +19,8 @@ from parity.ladder.replay import Replay
 from parity.runner import CapturePlan, Graft
 
 
-def sample_perturbed(run: CleanRun, *, emulations: Mapping[int, Any]) -> FloorSample:
-    """One clean run without any exact oracle.
+def sample_perturbed(run: CleanRun, *, emulations: Mapping[int, Any], oracle: Any = None) -> FloorSample:
+    """One clean run without any exact oracle; `oracle` is not looked at.
 
     chained: two runs of the emulation, routed alike, the second with the embedding moved by one rounding. isolated:
     each stage on inputs moved by one rounding. distance: another order of the recipe, as with an exact oracle.
@@ -58,11 +58,11 @@ def sample_perturbed(run: CleanRun, *, emulations: Mapping[int, Any]) -> FloorSa
 def one_rounding(x: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     """x with each element moved by up to half a step of its dtype either way, and rounded: about half of them move.
 
-    BF16 and FP16 keep their dtype; fp32 moves by its own step.
+    BF16 and FP16 keep their dtype; fp32 moves by its own step. Zeros stay: they are exact.
     """
     unit = torch.finfo(x.dtype).eps
     wide = x.double()
     _, exponent = torch.frexp(wide)
-    step = torch.ldexp(torch.full_like(wide, unit), exponent - 1)
+    step = torch.where(wide == 0, 0.0, torch.ldexp(torch.full_like(wide, unit), exponent - 1))
     shift = torch.rand(x.shape, generator=random, dtype=torch.float64) * 2 - 1
     return (wide + step * shift).to(x.dtype)

@@ -10,8 +10,9 @@ from parity.errors import UsageError
 from parity.ladder.calibrate import CleanRun
 from parity.runner import Request, Schedule
 
-STRICT_ORDERS = (0, 1, 2, 3, 6, 7)
-"""Orders of the emulation within the letter of a specification, those of a GPU's matrix units among them."""
+STRICT_ORDERS = (0, 1, 2, 3, 6, 7, 8, 9)
+"""Orders of the emulation within the letter of a specification, those of a GPU's matrix units and those that round
+after every operation among them."""
 
 SHORTEST = 8
 _TRIES = 50

@@ -94,7 +94,7 @@ def _of_stage(stage: str, sites: Sequence[ReplayedSite], floor: Floor) -> Iterat
                 found=site.obstacle,
                 next_step="Run the emulation over whole prompts, with every stage captured.",
             )
-        if _seen(site, site.sut, floor):
+        if is_seen(site, site.sut, floor):
             raise UsageError(
                 place=f"power at {stage}",
                 expected="a clean run within its gates",
@@ -102,7 +102,7 @@ def _of_stage(stage: str, sites: Sequence[ReplayedSite], floor: Floor) -> Iterat
                 next_step="That is a false alarm of the floor: calibrate it on more clean runs.",
             )
     for kind in KINDS:
-        parts = [_part(site, kind) for site in sites]
+        parts = [part_of(site, kind) for site in sites]
         held = [part for part in parts if part is not None]
         if len(held) < len(parts):
             continue
@@ -115,7 +115,7 @@ def _of_stage(stage: str, sites: Sequence[ReplayedSite], floor: Floor) -> Iterat
 
             def seen(strength: float, damage: Damage = damage, held: list[Part] = held) -> bool:
                 return all(
-                    _seen(site, _damaged(site, part, damage, strength), floor)
+                    is_seen(site, damage_site(site, part, damage, strength), floor)
                     for site, part in zip(sites, held, strict=True)
                 )
 
@@ -124,14 +124,16 @@ def _of_stage(stage: str, sites: Sequence[ReplayedSite], floor: Floor) -> Iterat
             yield Power("isolated", stage, kind, damage.name, strength, damage.strongest, rows)
 
 
-def _seen(site: ReplayedSite, sut: Aligned, floor: Floor) -> bool:
+def is_seen(site: ReplayedSite, sut: Aligned, floor: Floor) -> bool:
+    """True when `sut` in the place of the site's own tensor is over one of the isolated gates."""
     assert site.oracle is not None
     emulated = [site.emulated] if site.emulated is not None and "distance" in floor.gates else None
     records = judge_replayed([(site.oracle, sut)], emulated=emulated, floor=floor)
     return any(record.verdict in (Verdict.EXCEEDS_FLOOR, Verdict.NONFINITE) for record in records)
 
 
-def _damaged(site: ReplayedSite, part: Part, damage: Damage, strength: float) -> Aligned:
+def damage_site(site: ReplayedSite, part: Part, damage: Damage, strength: float) -> Aligned:
+    """The site's own tensor with damage of that strength in a part of it; the same part each time."""
     assert site.sut is not None
     tensor = site.sut.tensor
     leading = tensor.shape[0] * (site.sut.slots or 1)
@@ -140,7 +142,7 @@ def _damaged(site: ReplayedSite, part: Part, damage: Damage, strength: float) ->
     return replace(site.sut, tensor=flat.to(tensor.dtype).view(tensor.shape))
 
 
-def _part(site: ReplayedSite, kind: str) -> Part | None:
+def part_of(site: ReplayedSite, kind: str) -> Part | None:
     """Where damage of that kind goes: the middle slice of the kind; None where the stage has none."""
     assert site.sut is not None
     assert site.oracle is not None

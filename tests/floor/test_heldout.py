@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from parity.errors import ValueRangeError
-from parity.floor import count_false_alarms, upper_bound, worst_bin
-from parity.floor.gate import conformal_bound, set_gate
+from parity.floor import Bin, count_false_alarms, upper_bound, worst_bin
+from parity.floor.gate import TAIL_RUNS, conformal_bound, set_gate, tail_bound
 from parity.floor.sample import append_sample, read_samples
 
 
@@ -87,6 +87,54 @@ def test_the_conformal_quantile_covers_what_it_says():
         over += z[19] > bound
     assert abs(over / 2000 - 0.05) < 4 * (0.05 * 0.95 / 2000) ** 0.5
     assert conformal_bound(np.ones(18), 0.05) is None
+
+
+@pytest.mark.parametrize("level", [1e-3, 2e-4])
+def test_the_tail_bound_covers_what_it_says_of_a_power_law(level: float):
+    """400 runs of a Pareto with tail index 1/4, 500 times: exceeded by `level` on the geometric mean, within a third.
+
+    The exponent's relative error is 1 / sqrt(20); ln(k / (n level)) of 3.9 and 5.5 carries it to the logarithm of the
+    true level, whose mean over 500 draws is known to 0.9 and 1.2 / sqrt(500): a third is over four times that.
+    """
+    rng = np.random.default_rng(1)
+    true = [tail_bound(rng.pareto(4, 400) + 1, level) ** -4.0 for _ in range(500)]
+    assert np.exp(np.mean(np.log(true))) == pytest.approx(level, rel=0.34)
+
+
+def test_a_lighter_tail_than_the_power_law_gets_a_wider_gate_not_a_narrower_one():
+    rng = np.random.default_rng(2)
+    draws = [tail_bound(rng.exponential(size=400), 1e-3) for _ in range(200)]
+    assert np.median(draws) > -np.log(1e-3)
+
+
+def test_below_what_ranks_can_show_many_runs_give_their_tail_and_never_less_than_a_run():
+    rng = np.random.default_rng(5)
+    keys = [Bin("isolated", "attn.out", 0, "row", "rel_l2", "prefill", n, -1) for n in range(4)]
+    worst = rng.gamma(20, 1e-3, (TAIL_RUNS, 4))
+    scales, shown = set_gate(worst, keys, 0.01)
+    narrow, below = set_gate(worst, keys, 1e-3)
+    assert shown is not None
+    assert below is not None
+    assert (shown.method, below.method) == ("conformal", "tail")
+    assert below.run_z[-1] <= below.z
+    assert all(a and b and a.at(shown.z) < b.at(below.z) for a, b in zip(scales, narrow, strict=True))
+    assert tail_bound(np.r_[np.zeros(195), 1.0, 1, 1, 1, 1], 1e-3) == 0
+
+
+def test_a_stage_of_heavy_tail_widens_its_own_gate_and_no_others():
+    rng = np.random.default_rng(0)
+    keys = [Bin("isolated", s, 0, "row", "rel_l2", "prefill", n, -1) for s in ("attn.q", "moe.down") for n in range(5)]
+    worst = rng.gamma(20, 1e-3, (400, 10))
+    scales, calm = set_gate(worst, keys, 1e-3)
+    worst[:, 5:] *= 1 + 0.3 * rng.pareto(2, (400, 1))
+    wide, loud = set_gate(worst, keys, 1e-3)
+    assert calm is not None
+    assert loud is not None
+    gates = [[s.at(g.z) / s.typical for s in found if s] for found, g in ((scales, calm), (wide, loud))]
+    assert max(gates[1][:5]) < 1.3 * max(gates[0][:5])
+    assert min(gates[1][5:]) > 3 * max(gates[0][5:])
+    # One spread is the least: the bound of all stages together is near what each asks for itself.
+    assert 0.7 < loud.z < 1.5
 
 
 def test_samples_survive_their_file_and_a_killed_process(clean, tmp_path):

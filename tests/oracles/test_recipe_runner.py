@@ -97,6 +97,9 @@ def test_orders_are_the_same_recipe(
             # fp32 sums in another order, rounded to BF16: a value moves only across a rounding boundary. Attention
             # also rounds P, by another running maximum, so that all of it may move, by BF16's own step.
             limit = 2**-8 if name == "attn.context" else 2**-18 if name in WIDE else 2**-10
+            if ORDERS[number].stepwise and name.endswith(("norm", "act", "experts")):
+                # Roundings inside the stage, each by 2^-9 of a value at most: of both sides, twice that.
+                limit = 2**-8
             if not ORDERS[number].strict:
                 # Activations on a tie of E4M3 move by a step: below what the quantization itself costs (2^-7 at least,
                 # in the test above), since only those on a tie do.

@@ -89,8 +89,13 @@ class Order:
     reciprocal: activations times 1/scale before they are rounded to E4M3, instead of divided by the scale. This leaves
     the letter of the specification, as approximate division on a GPU does: BF16 values often lie exactly on a tie of
     E4M3, and half an ulp then moves them by a whole step, 2e-3 of a projection's norm where the others move 1e-5.
-    tensor_core: linear layers summed as a GPU's matrix unit does (parity_oracles/recipes/tensor_core.py); the number is
-    how many values of K in E4M3 it sums before they are moved to fp32.
+    tensor_core: linear layers, and in attention Q K and P V, summed as a GPU's matrix unit does
+    (parity_oracles/recipes/tensor_core.py); the number is how many values of K in E4M3 it sums before they are moved to
+    fp32.
+    stepwise: elementwise stages round after each of their operations, not only at their end: a normed row before its
+    gain, silu before its product, a weighted expert row before and after it is added. The models' own definition does
+    (RMSNorm of transformers returns `weight * normed.to(input_dtype)`, and computes in BF16 elsewhere), and so do
+    kernels that follow it; a fused kernel does not. Both are the model in BF16.
     """
 
     dot: int | None = None
@@ -103,6 +108,7 @@ class Order:
     contracted: bool = False
     reciprocal: bool = False
     tensor_core: int | None = None
+    stepwise: bool = False
 
     @property
     def strict(self) -> bool:
@@ -119,6 +125,9 @@ ORDERS = (
     Order(dot=16, kv_block=32, base2=True, scales_apart=True, contracted=True, reciprocal=True),
     Order(tensor_core=32, kv_block=128, base2=True, contracted=True),
     Order(tensor_core=128, norm=64, inv_freq64=True),
+    Order(dot=128, kv_block=32, norm=32, stepwise=True),
+    Order(tensor_core=64, split_k=2, kv_block=32, base2=True, norm=128, contracted=True, stepwise=True),
 )
-"""Order 0 is the specification read plainly. Orders 4 and 5 are for engines whose division is not IEEE's; 6 and 7 sum
-as a GPU's matrix units do. Noise floors are calibrated from runs in the strict ones."""
+"""Order 0 is the specification read plainly. Orders 4 and 5 are for engines whose division is not IEEE's; 6, 7 and 9
+sum as a GPU's matrix units do; 8 and 9 round as an unfused model does. Noise floors are calibrated from runs in the
+strict ones."""

@@ -11,6 +11,7 @@ import math
 import torch
 
 from parity_oracles.recipes.arithmetic import Arithmetic, Order
+from parity_oracles.recipes.tensor_core import sum_bf16
 
 QUERY_ROWS = 256
 """Queries done at a time; bounds the memory of the scores and changes no bit of a row's own arithmetic."""
@@ -59,7 +60,7 @@ def _online(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor, arithmetic: Arithmetic, order: Order
 ) -> torch.Tensor:
     """fp32 scores, running maximum and sum; P = exp(score - running maximum) rounded before it meets V, the row sum
-    taken of the unrounded P; one division at the end."""
+    taken of the unrounded P; one division at the end. A matrix unit adds P V onto the rescaled accumulator."""
     groups, rows, width = q.shape
     exponential = _exp2 if order.base2 else torch.exp
     top = q.new_full((groups, rows, 1), -math.inf)
@@ -68,7 +69,8 @@ def _online(
     step = order.kv_block or k.shape[1]
     for first in range(0, k.shape[1], step):
         keys = torch.arange(first, min(first + step, k.shape[1]))
-        scores = (q @ k[:, keys[0] : keys[-1] + 1].transpose(1, 2)) * width**-0.5
+        near = k[:, keys[0] : keys[-1] + 1]
+        scores = (sum_bf16(q, near) if order.tensor_core else q @ near.transpose(1, 2)) * width**-0.5
         if int(keys[-1]) > int(seen.min()):
             scores.masked_fill_(keys > seen[:, None], -math.inf)
         new_top = torch.maximum(top, scores.amax(-1, keepdim=True))
@@ -76,7 +78,11 @@ def _online(
         decay = exponential(top - new_top)
         total = total * decay + p.sum(-1, keepdim=True)
         rounded = p.to(arithmetic.boundary).to(arithmetic.compute)
-        mixed = mixed * decay + rounded @ v[:, keys[0] : keys[-1] + 1]
+        values = v[:, keys[0] : keys[-1] + 1]
+        if order.tensor_core:
+            mixed = sum_bf16(rounded, values.transpose(1, 2), mixed * decay)
+        else:
+            mixed = mixed * decay + rounded @ values
         top = new_top
     return mixed / total
 

@@ -75,10 +75,16 @@ def multiply(x: Operand, matrix: Matrix, arithmetic: Arithmetic, order: Order) -
     if arithmetic.linear == "fp8_block":
         return _multiply_fp8(x, matrix, order)
     if arithmetic.linear == "bf16":
-        if order.tensor_core is not None:
-            return sum_bf16(x.values, matrix.as_bf16)
-        return _multiply_plain(x.values, matrix.as_bf16, order)
+        return multiply_bf16(x.values, matrix.as_bf16, order)
     return _multiply_plain(x.values, matrix.exact32.to(arithmetic.compute), order)
+
+
+def multiply_bf16(x: torch.Tensor, weight: torch.Tensor, order: Order) -> torch.Tensor:
+    """`x @ weight.T`, [T, K] by [N, K], fp32 numbers that are BF16 values, summed as the order says; not rounded."""
+    if order.tensor_core is None:
+        return _multiply_plain(x, weight, order)
+    width = x.shape[1]
+    return _sum([sum_bf16(x[:, a:b], weight[:, a:b]) for a, b in _spans(width, -(-width // order.split_k))])
 
 
 def _multiply_plain(x: torch.Tensor, weight: torch.Tensor, order: Order) -> torch.Tensor:

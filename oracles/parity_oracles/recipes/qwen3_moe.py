@@ -18,8 +18,7 @@ from parity.errors import UsageError
 from parity_oracles.checkpoint import Hyper
 from parity_oracles.recipes.arithmetic import Arithmetic, Order
 from parity_oracles.recipes.attention import attend
-from parity_oracles.recipes.linear import Matrix, dot, multiply, prepare
-from parity_oracles.recipes.tensor_core import sum_bf16
+from parity_oracles.recipes.linear import Matrix, dot, multiply, multiply_bf16, prepare
 from parity_oracles.recipes.weights import Weights
 
 
@@ -59,6 +58,12 @@ class Call:
         """True when a rounding recipe is to do its elementwise arithmetic as compilers contract it."""
         return self.order.contracted and self.arithmetic.boundary is not None
 
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        """A value inside an elementwise stage, between two of its operations: rounded where the order goes stepwise."""
+        if not self.order.stepwise or self.arithmetic.boundary is None:
+            return x
+        return x.to(self.arithmetic.boundary).to(x.dtype)
+
     @property
     def at(self) -> int:
         """The layer's index."""
@@ -83,7 +88,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, c: Call) -> torch.Tensor:
         mean = _sum_last(squares, c.order.norm) / width
     mean = mean + c.hyper.rms_eps
     normed = x / mean.sqrt() if c.contracted else x * torch.rsqrt(mean)
-    return c.arithmetic.leave(normed * weight.to(x.dtype))
+    return c.arithmetic.leave(c.between(normed) * weight.to(x.dtype))
 
 
 def attn_norm(c: Call) -> torch.Tensor:
@@ -206,7 +211,7 @@ def act(c: Call) -> torch.Tensor:
     """[T, S, F]: silu(gate) * up. Source: Shazeer 2020, arXiv 2002.05202, eq. 6 without bias."""
     gate = c.entered("moe.gate")
     silu = gate / (1 + torch.exp(-gate)) if c.contracted else torch.nn.functional.silu(gate)
-    return c.arithmetic.leave(silu * c.entered("moe.up"))
+    return c.arithmetic.leave(c.between(silu) * c.entered("moe.up"))
 
 
 def expert_down(c: Call) -> torch.Tensor:
@@ -225,9 +230,9 @@ def combine(c: Call) -> torch.Tensor:
     down, share = c.entered("moe.down"), c.input("moe.topk_weights").to(c.arithmetic.compute)
     if c.contracted:
         down, share = down.double(), share.double()
-    total = share[:, 0, None] * down[:, 0]
+    total = c.between(share[:, 0, None] * down[:, 0])
     for slot in range(1, share.shape[1]):
-        total = total + share[:, slot, None] * down[:, slot]
+        total = c.between(total + c.between(share[:, slot, None] * down[:, slot]))
     return c.arithmetic.leave(total)
 
 
@@ -280,9 +285,7 @@ def _unquantized(x: torch.Tensor, matrix: Matrix, c: Call) -> torch.Tensor:
     x = c.arithmetic.enter(x)
     if c.arithmetic.boundary is None:
         return dot(x, matrix.exact32.to(c.arithmetic.compute), None)
-    if c.order.tensor_core is not None:
-        return sum_bf16(x, matrix.as_bf16)
-    return dot(x, matrix.as_bf16, c.order.dot)
+    return multiply_bf16(x, matrix.as_bf16, c.order)
 
 
 def _sum_last(x: torch.Tensor, length: int) -> torch.Tensor:

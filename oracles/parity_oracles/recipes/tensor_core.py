@@ -5,8 +5,11 @@ Source: Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores", doi 10.77
 E4M3: an instruction adds 32 products and the accumulator after aligning all to the largest of them, and keeps 13 bits
 below its leading one. Source: DeepSeek-V3 report, arXiv 2412.19437, section 3.3.2 ("around 14 bits").
 
+Alignment cuts each BF16 product too, below the accumulator's own last bit; that error is within the rounding towards
+zero modelled here, and left out.
+
 An engine on such a unit is as correct as one that sums in fp32: the recipe names the operands, not the adder.
-Letters: T rows, K reduced, N outputs.
+Letters: T rows, K reduced, N outputs; leading axes are a batch.
 """
 
 from __future__ import annotations
@@ -17,16 +20,20 @@ BF16_DEPTH, FP8_DEPTH = 16, 32
 """Values of K that one instruction reduces (PTX ISA, wgmma.mma_async: k16 for bf16, k32 for e4m3)."""
 
 KEPT_BITS = 13
+_DROPPED_BITS = 52 - 23  # of the fp64 mantissa: what is left is an fp32 number
 _ELEMENTS = 1 << 18  # products held at a time: they stay in the second-level cache
 
 
-def sum_bf16(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """[T, K] by [N, K] to [T, N] fp32: 16 exact products at a time, the running sum rounded towards zero."""
-    total = torch.zeros(len(x), len(weight))
-    for start in range(0, x.shape[1], BF16_DEPTH):
+def sum_bf16(x: torch.Tensor, weight: torch.Tensor, held: torch.Tensor | None = None) -> torch.Tensor:
+    """[..., T, K] by [..., N, K] to [..., T, N] fp32: 16 exact products at a time, the sum rounded towards zero.
+
+    x, weight: fp32 numbers that are BF16 values. held: the accumulator to go on from; None: zeros.
+    """
+    total = x.new_zeros(*x.shape[:-1], weight.shape[-2]) if held is None else held
+    for start in range(0, x.shape[-1], BF16_DEPTH):
         span = slice(start, start + BF16_DEPTH)
-        wide = total.double() + x[:, span].double() @ weight[:, span].double().T
-        total = _towards_zero(wide)
+        wide = x[..., span].double() @ weight[..., span].double().transpose(-1, -2)
+        total = _towards_zero(wide.add_(total))
     return total
 
 
@@ -64,7 +71,7 @@ def _instruction(x: torch.Tensor, weight: torch.Tensor, held: torch.Tensor) -> t
 
 
 def _towards_zero(wide: torch.Tensor) -> torch.Tensor:
-    """fp64 to fp32, rounded towards zero."""
-    near = wide.float()
-    beyond = near.double().abs() > wide.abs()
-    return torch.where(beyond, torch.nextafter(near, torch.zeros_like(near)), near)
+    """fp64 to fp32, rounded towards zero; `wide` is written to. Below 2^-126, where fp32 has fewer bits, to nearest."""
+    bits = wide.view(torch.int64)
+    bits.bitwise_and_(-(1 << _DROPPED_BITS))
+    return wide.float()
