@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[hf,triton,plots,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[hf,triton,http,plots,dev]"
 	@touch $@
 
 clean:

@@ -122,5 +122,5 @@ def _import(module: str, what: str) -> Any:
             place=what,
             expected=f"module {module} to import",
             found=str(error),
-            next_step="Install the extra that brings it (hf, triton), or put its folder on PYTHONPATH.",
+            next_step="Install the extra that brings it (hf, triton, http), or put its folder on PYTHONPATH.",
         ) from error

@@ -61,7 +61,7 @@ def decode(
             found="no " + ("SUT" if sut is None else "oracle"),
             next_step="See `parity decode --help`.",
         )
-    request = read_request(prompt, ids, model=sut.partition(":")[2])
+    request = read_request(prompt, ids, model=_folder(sut, sut_option))
     asked = {
         "tokens": tokens,
         "floor": None if floor is None else Floor.load(floor),
@@ -76,7 +76,7 @@ def decode(
                 ProcessRunner(oracle, **parse_options(oracle_option, place="--oracle-option"))
             ),
         }
-        opened |= {} if floor is not None else _emulate(engines, opened, sut, emulation)
+        opened |= {} if floor is not None else _emulate(engines, opened, _folder(sut, sut_option), emulation)
 
         def compare(length: int) -> Any:
             head = replace(request, ids=request.ids[:length])
@@ -103,14 +103,19 @@ def decode(
         raise typer.Exit(code)
 
 
-def _emulate(engines: ExitStack, opened: dict[str, Any], spec: str, emulation: str | None) -> dict[str, Any]:
+def _folder(spec: str, options: list[str] | None) -> str:
+    """The SUT's model folder: what its name says, or, of an engine behind an address, its option `folder`."""
+    return str(parse_options(options).get("folder", spec.partition(":")[2]))
+
+
+def _emulate(engines: ExitStack, opened: dict[str, Any], folder: str, emulation: str | None) -> dict[str, Any]:
     """The recipe's emulation and exact arithmetic on the SUT's weights, or why there is none."""
     from parity.decode.noise import is_exact
     from parity.process_runner import ProcessRunner
 
     if emulation == "none":
         return {"no_emulation": "none was wanted"}
-    where = emulation or "recipe:" + spec.partition(":")[2]
+    where = emulation or "recipe:" + folder
     options = {} if emulation else {"recipe": opened["sut"].describe().recipe.name}
     try:
         near = engines.enter_context(ProcessRunner(where, **options))
@@ -169,5 +174,7 @@ def _show(found: Any) -> None:
         said = f"KL ~ position^{growth.slope:.2f}, 95 % {growth.low:.2f} to {growth.high:.2f}"
         console.print(f"{said} ({growth.positions} positions)", highlight=False)
     console.print(escape(f"noise: {found.noise['sentence']}; limit {found.noise['limit']:.1f} units"), highlight=False)
+    if found.shown:
+        console.print(escape(f"shown: {found.shown}"), highlight=False)
     console.print(escape(f"sampler: {found.sampler.sentence}"), highlight=False)
     console.print(escape(found.sentence), highlight=False)

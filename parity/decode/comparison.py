@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,6 +17,7 @@ from parity.decode.excess import Excess, excess_of
 from parity.decode.growth import Growth, growth_of
 from parity.decode.noise import Noise, is_exact, noise_measured, noise_of_emulation, noise_of_floor, swing_by_position
 from parity.decode.sampler import SamplerCheck, check_sampler
+from parity.decode.shown import completed, on_common_ground, said_of_hidden
 from parity.decode.side import Forced, continue_greedily, force, require_decoding
 from parity.errors import UsageError
 from parity.floor import Floor
@@ -58,6 +59,7 @@ class DecodingComparison:
     floor, and rows that are not finite, by position. free: where the free continuations part, None where they do not.
     excess: how far the logits of a phase stand from the oracle's against the recipe's noise, where that was emulated.
     starts: phase of the first position out of the noise, None when nothing is. growth: of KL with length.
+    shown: how much a side shows that gives log-probabilities, and perhaps not all of them.
     """
 
     verdict: DecodingVerdict
@@ -81,6 +83,7 @@ class DecodingComparison:
     oracle_sampler: SamplerCheck
     oracle_ids: tuple[int, ...]
     sut_ids: tuple[int, ...]
+    shown: str = ""
 
 
 def compare_decoding(
@@ -125,6 +128,8 @@ def compare_decoding(
             found=f"{list(y.logits.shape)} and {list(x.logits.shape)}",
             next_step="Compare engines of the same model.",
         )
+    bare_y, bare_x = y, x
+    y, x = on_common_ground(y, x)
     distance = logit_distance(oracle=y.logits, sut=x.logits)
     kl_noise = None
     if floor is not None:
@@ -142,11 +147,12 @@ def compare_decoding(
     parted = partings(y.logits, x.logits, distance.top1, noise=noise, prompt=y.prompt)
     asked = {"banned": tuple(banned), "presence_penalty": presence_penalty}
     free = _free(y, x, oracle_ids, sut_ids, noise)
-    samplers = _samplers(sut, oracle, request, x, y, oracle_ids, sut_ids, asked, infos, tell)
+    samplers = _samplers(sut, oracle, request, bare_x, bare_y, oracle_ids, sut_ids, asked, infos, tell)
     outside = _outside(y, x, noise)
-    return _conclude(
+    found = _conclude(
         request, infos, y, x, distance, noise, kl_noise, parted, outside, free, samplers, oracle_ids, sut_ids
     )
+    return replace(found, shown=said_of_hidden(bare_y, bare_x))
 
 
 def _free(y: Forced, x: Forced, oracle_ids: tuple[int, ...], sut_ids: tuple[int, ...], noise: Noise) -> Parting | None:
@@ -173,11 +179,12 @@ def _samplers(
     else:
         tell("the SUT on its own continuation")
         own = force(sut, request, sut_ids)
+    own, y = completed(own), completed(y)
     checked = check_sampler(own, declared=infos[1].sampler, **asked)
     if checked.odd:
         # Only now is it worth two more runs: how far its own logits move, and whether it chooses the same again.
         tell("the SUT once more, to see whether it agrees with itself")
-        other = force(sut, request, sut_ids, stepwise=False).choices
+        other = completed(force(sut, request, sut_ids, stepwise=False)).choices
         again = continue_greedily(sut, request, len(sut_ids))
         checked = check_sampler(own, declared=infos[1].sampler, other_way=other, repeated=again, **asked)
     return checked, check_sampler(y, declared=infos[0].sampler, **asked)

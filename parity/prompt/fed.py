@@ -103,7 +103,7 @@ def fed_by_runner(runner: Any, conversation: Conversation, *, source: str) -> Fe
         )
     arguments = {name: value for name, value in conversation.arguments.items() if name not in ("messages", "tools")}
     request = runner.chat(conversation.messages, tools=conversation.tools, **arguments)
-    return FedPrompt(tuple(request.ids), source)
+    return FedPrompt(tuple(request.ids), source, getattr(request, "counted", None))
 
 
 def _ids(content: Any, depth: int) -> list[Any] | None:
