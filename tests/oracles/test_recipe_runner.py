@@ -108,6 +108,8 @@ def test_orders_are_the_same_recipe(
     assert moved[0] == set()
     for number in (1, 2, 3, 5):
         assert {"attn.context", "moe.router_logits", "logits"} <= moved[number]
+    for number in (8, 9):
+        assert {"attn.norm", "attn.q_norm", "mlp.norm", "moe.act", "moe.experts", "final_norm"} <= moved[number]
     assert moved[4] >= {"attn.q", "attn.out", "moe.gate", "moe.down"}
     assert not moved[4] & {"attn.norm", "attn.context", "moe.router_logits", "resid.mid"}
     with pytest.raises(UsageError, match="order of the arithmetic"):

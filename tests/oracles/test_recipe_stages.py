@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from parity_oracles.recipes import ARITHMETICS, ORDERS, Order
 from parity_oracles.recipes.attention import attend
 from parity_oracles.recipes.formats import quantize_activation, quantize_weight
 from parity_oracles.recipes.linear import Matrix, multiply, prepare
+from parity_oracles.recipes.qwen3_moe import Call, rms_norm
 from parity_oracles.recipes.runner import RecipeRunner
 
 Stages = dict[tuple[int | None, str], torch.Tensor]
@@ -274,3 +276,19 @@ def test_the_weight_of_a_linear_stage_is_what_the_stage_multiplies_with(fp8_mode
     assert (made - seen[1, "moe.down"]).norm() <= 4 * math.sqrt(weight.shape[2]) * 2.0**-24 * made.norm()
     assert runner.weight_of("attn.norm", 0) is None
     assert runner.weight_of("moe.gate", None) is None
+
+
+@pytest.mark.parametrize("width", [1, 32, 144, 385])
+def test_stepwise_norm_is_the_models_own_bit_for_bit(width: int) -> None:
+    """Qwen3MoeRMSNorm of transformers rounds the normed row before its gain; a fused norm rounds once."""
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm
+
+    random = torch.Generator().manual_seed(width)
+    x = (torch.randn(64, width, generator=random) * 30).bfloat16()
+    norm = Qwen3MoeRMSNorm(width, eps=1e-6).bfloat16()
+    norm.weight.data = torch.randn(width, generator=random).bfloat16()
+    call = Call({}, None, None, SimpleNamespace(rms_eps=1e-6), BF16, Order(stepwise=True), torch.arange(64))  # type: ignore[arg-type]
+    ours = rms_norm(x.float(), norm.weight.data.float(), call)
+    assert torch.equal(ours, norm(x))
+    once = rms_norm(x.float(), norm.weight.data.float(), replace(call, order=Order()))
+    assert width == 1 or not torch.equal(once, ours)
