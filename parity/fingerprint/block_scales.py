@@ -82,6 +82,8 @@ def _by_weight(field: ErrorField) -> Fingerprint | None:
     by_output = _gain(field, "columns")
     if score < LEAST_SHARE or max(one, by_output) >= ONE_FACTOR * score:
         return None
+    if _cut(own):
+        return None
     numbers = {
         "factors": own.round(4).tolist() if own.size <= 64 else None,
         "factor_min": float(own.min()),
@@ -94,6 +96,16 @@ def _by_weight(field: ErrorField) -> Fingerprint | None:
         f"{percent(score)} of the error, one factor by slice {percent(one)}: scales stand at other blocks than theirs."
     )
     return Fingerprint(BLOCK_SCALES, score, numbers, sentence, Slice())
+
+
+def _cut(own: np.ndarray) -> bool:
+    """Whether input blocks are merely left out: each block of a column of blocks alike, some at 1 and the others at 0
+    or, where the cut lies inside one, between. own: [projections, output blocks, input blocks]."""
+    by_input = own.reshape(-1, own.shape[-1])
+    middle = np.median(by_input, axis=0)
+    alike = bool((np.abs(by_input - middle) < 0.1).mean() > 0.9)
+    outside = (np.abs(middle) < 0.05) | (np.abs(middle - 1) < 0.05)
+    return alike and bool((middle < 0.95).any()) and bool(middle.max() < 1.05) and (~outside).sum() <= 1
 
 
 def _grid(projection: Projection) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from parity.fingerprint.causes import CONSTANT_RATIO
@@ -58,6 +59,8 @@ def detect_constant_ratio(field: ErrorField) -> Fingerprint | None:
         return None
     best = max(scaled.score for scaled in kinds)
     found = next(scaled for scaled in kinds if scaled.score >= best - 0.02)
+    if _varies(field, found):
+        return None
     where, words = _place(field, found)
     numbers = {
         "kind": found.kind,
@@ -69,6 +72,36 @@ def detect_constant_ratio(field: ErrorField) -> Fingerprint | None:
         f"{words} is {found.factor:.4g} times the oracle: one factor explains {percent(found.score)} of the error."
     )
     return Fingerprint(CONSTANT_RATIO, found.score, numbers, sentence, where)
+
+
+def _varies(field: ErrorField, found: Scaled) -> bool:
+    """Whether factors by row, or by column, explain most of what the one factor leaves in its slices: then it is the
+    mean of a spread. Of noise n fitted factors take n/elements only, which is made up for."""
+    rows = np.ones(field.rows, bool)
+    columns = np.ones(field.width, bool)
+    used, cells = found.slices[:, 0], found.slices[:, 1]
+    if found.kind in ("expert", "block") and field.row_expert is not None:
+        rows = np.isin(field.row_expert, used)
+    if found.kind in ("head", "columns", "block"):
+        labels = field.sums.head if found.kind == "head" else field.sums.block
+        assert labels is not None
+        columns = np.repeat(np.isin(labels, cells), field.sums.sizes)
+    y, x = field.y, field.x
+    if not rows.all():
+        y, x = (t[torch.from_numpy(rows)] for t in (y, x))
+    if not columns.all():
+        y, x = (t[:, torch.from_numpy(columns)] for t in (y, x))
+    rest = x - found.factor * y
+    left = float(rest.square().sum())
+    # What rounds to the dtype is no spread: BF16 leaves 2^-9 of each value.
+    if left <= 4 * 2.0**-18 * float(x.square().sum()) or min(y.shape) < FITTED:
+        return False
+    for axis in (1, 0):
+        taken = (rest * y).sum(axis).square() / y.square().sum(axis).clamp(min=1e-30)
+        after = (left - float(taken.sum())) * y.shape[axis] / (y.shape[axis] - 1)
+        if after < (1 - LEAST_SHARE) * left:
+            return True
+    return False
 
 
 def _own(found: Scaled) -> list[tuple[list[int], float]]:

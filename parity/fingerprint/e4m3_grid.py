@@ -25,6 +25,11 @@ for the product and as much for the scale. By chance up to a fifth of all values
 
 SAMPLE = 1 << 16
 
+HEAD_ROW = "amax / 448 of each head's row"
+
+SCALES = {"1": True, "amax / 448 of the tensor": False, "amax / 448 of each row": False, HEAD_ROW: False}
+"""Scales that are tried, and whether the values then lie on the grid exactly."""
+
 
 @reads_values
 def detect_e4m3_grid(field: ErrorField) -> Fingerprint | None:
@@ -32,13 +37,17 @@ def detect_e4m3_grid(field: ErrorField) -> Fingerprint | None:
 
     score: the share of the error explained by storing the oracle in that format (clipping included), half at least.
     """
-    x, y = field.x, field.y
-    if not bool(x.any()) or field.sut.element_size() < 2:
+    if field.sut.element_size() < 2 or not bool(field.x.any()):
         return None
-    step = max(x.numel() // SAMPLE, 1)
-    rows = torch.arange(0, len(x), step) if step > 1 and len(x) > 256 else torch.arange(len(x))
-    some, others = x[rows], y[rows].to(field.sut.dtype).float()
-    for name, exact in (("1", True), ("amax / 448 of the tensor", False), ("amax / 448 of each row", False)):
+    for name, exact in SCALES.items():
+        # A row of a cache is one head of one token.
+        split = field.heads if name == HEAD_ROW else 1
+        if name == HEAD_ROW and split < 2:
+            continue
+        x, y = (t.reshape(field.rows * split, -1) for t in (field.x, field.y))
+        step = max(x.numel() // SAMPLE, 1)
+        rows = torch.arange(0, len(x), step) if step > 1 and len(x) > 256 else torch.arange(len(x))
+        some, others = x[rows], y[rows].to(field.sut.dtype).float()
         scale = _scale(name, x)
         on = _share_on_grid(some, scale if scale.numel() == 1 else scale[rows], exact)
         if on < ON_GRID:
@@ -48,8 +57,7 @@ def detect_e4m3_grid(field: ErrorField) -> Fingerprint | None:
         if there > OFF_GRID:
             continue
         clipped = int((x.abs() >= LARGEST * (1 - NEAR) * scale).sum()) if name == "1" else 0
-        stored = (y / own).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).float() * own
-        score = min(max(UNRELATED, share_after(field, stored)), 1.0)
+        score = min(max(UNRELATED, share_after(field, stored_as_e4m3(name, y).view_as(field.x))), 1.0)
         numbers = {"scale": name, "on_grid": on, "oracle_on_grid": there, "at_448": clipped}
         sentence = (
             f"{percent(on)} of the values lie on the E4M3 grid with scale {name}, {percent(there)} of the oracle's do"
@@ -57,6 +65,12 @@ def detect_e4m3_grid(field: ErrorField) -> Fingerprint | None:
         )
         return Fingerprint(E4M3_GRID, score, numbers, sentence, Slice())
     return None
+
+
+def stored_as_e4m3(name: str, values: torch.Tensor) -> torch.Tensor:
+    """[N, W] fp32 rounded to E4M3 and back, with the scale called `name`: `1`, or amax / 448 of the tensor or row."""
+    scale = _scale(name, values)
+    return (values / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).float() * scale
 
 
 def _scale(name: str, values: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,10 @@ WRONG_ERROR, WRONG_COSINE = 0.5, 0.9
 """A row that is not the oracle's at all: relative error over 0.5 *and* another direction. Noise of FP8 leaves rel_l2
 below 0.1 (half a step of E4M3 is 2^-4), a factor leaves the direction."""
 
+STEP_UP = 4.0
+"""Ratio of the mean squared errors of two stretches of tokens that makes a step: rows of one recipe keep their errors
+within a factor of 2."""
+
 FITTED = 8
 """Elements wanted for each fitted number: it then takes 1/8 of a pure noise's energy, a quarter of LEAST_SHARE."""
 
@@ -97,6 +101,23 @@ def right_rows(field: ErrorField) -> NDArray[np.bool_]:
     yy, _, dd = field.sums.rows
     right = dd <= (WRONG_ERROR / 2) ** 2 * yy
     return right if field.nonfinite is None else right & ~field.nonfinite.any(1).numpy()
+
+
+def change_point(error: Array) -> int:
+    """Where a sequence of squared errors steps up: the split at which two levels of its logarithm fit best.
+
+    error: [T], not negative. Returns the first index of the later part, 0 where its level is not the higher one by a
+    factor of STEP_UP (then there is no step). What is below 1e-4 of the largest counts as that, as zero does.
+    """
+    if len(error) < 4 or not error.max() > 0:
+        return 0
+    level = np.log(np.maximum(error, 1e-4 * np.quantile(error, 0.95)))
+    total, count = np.cumsum(level), np.arange(1, len(level) + 1)
+    before = total[:-1] / count[:-1]
+    after = (total[-1] - total[:-1]) / (len(level) - count[:-1])
+    # Between-part sum of squares: its maximum is the least-squares split.
+    split = int((count[:-1] * (len(level) - count[:-1]) * (after - before) ** 2 * (after > before)).argmax())
+    return split + 1 if after[split] - before[split] > np.log(STEP_UP) else 0
 
 
 def listed(numbers: Sequence[int], most: int = 8) -> str:

@@ -37,6 +37,7 @@ class ErrorField:
         `weight` the oracle's weight of the stage, [N, K] or [E, N, K].
     hyper: effective hyper-parameters of the oracle (`head_dim`, `rope_theta`, `rms_norm_eps`, ...).
     noise: relative L2 error of a clean row of this stage, where a floor is known.
+    exact: the oracle's tensor in exact arithmetic where `oracle` is an emulation that rounds; a weight is solved by it.
     Raises ShapeError for sides of different shapes, DtypeError for a dtype that cannot be read.
     """
 
@@ -55,6 +56,7 @@ class ErrorField:
     related: Mapping[str, torch.Tensor] = field(default_factory=dict)
     hyper: Mapping[str, Any] = field(default_factory=dict)
     noise: float | None = None
+    exact: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.oracle.shape != self.sut.shape or len(self.axes) != self.sut.ndim or not self.axes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from parity.fingerprint.causes import MISSING_NORM
+from parity.fingerprint.causes import CHANNEL_RATIO, MISSING_NORM
 from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
@@ -12,6 +12,11 @@ from parity.records import Slice
 
 NORMS = ("norm",)
 """A stage is a norm when the last word of its name ends so: attn.norm, attn.q_norm, mlp.norm, final_norm."""
+
+
+OFFSET = ("the addition of 1 to the stored weight", "a weight that is 1 too large")
+CENTRED = "a norm that subtracts the mean"
+OTHER = (OFFSET[1], CENTRED)
 
 
 @reads_values
@@ -31,11 +36,14 @@ def detect_missing_norm(field: ErrorField) -> Fingerprint | None:
     eps = float(field.hyper.get("rms_norm_eps", field.hyper.get("rms_eps", 1e-6)))
     unit = entered * torch.rsqrt(entered.square().mean(1, keepdim=True) + eps)
     weight = (y * unit).sum(0) / unit.square().sum(0).clamp(min=1e-30)
+    centred = entered - entered.mean(1, keepdim=True)
     steps = {
         "the norm and its weight": entered,
         "the division by the root mean square": entered * weight,
         "the weight": unit,
-        "the addition of 1 to the stored weight": unit * (weight - 1),
+        OFFSET[0]: unit * (weight - 1),
+        OFFSET[1]: unit * (weight + 1),
+        CENTRED: centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + eps) * weight,
     }
     scores = {what: share_after(field, value.reshape(field.x.shape)) for what, value in steps.items()}
     left_out = max(scores, key=lambda what: scores[what])
@@ -43,9 +51,8 @@ def detect_missing_norm(field: ErrorField) -> Fingerprint | None:
         return None
     rms = float(entered.square().mean().sqrt())
     numbers = {"left_out": left_out, "explained": scores, "rms_of_input": rms}
-    sentence = (
-        f"The SUT equals its input without {left_out}: {percent(scores[left_out])} of the error (root "
-        f"mean square of the "
-        f"input {rms:.3g})."
-    )
-    return Fingerprint(MISSING_NORM, scores[left_out], numbers, sentence, Slice())
+    said = f"The SUT equals its input without {left_out}" if left_out not in OTHER else f"The SUT applies {left_out}"
+    sentence = f"{said}: {percent(scores[left_out])} of the error (root mean square of the input {rms:.3g})."
+    # A weight shifted by one is a factor of its own for each channel; the norm itself is applied.
+    cause = CHANNEL_RATIO if left_out in OFFSET else MISSING_NORM
+    return Fingerprint(cause, scores[left_out], numbers, sentence, Slice())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import torch
+
 from parity.fingerprint.causes import MISSING_RESIDUAL
 from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
 
-TIMES = {0: "is not added", 2: "is added twice", -1: "is subtracted"}
+TIMES: dict[float, str] = {0: "is not added", 2: "is added twice", -1: "is subtracted"}
+
+WHOLE = 0.02
+"""Distance from a whole number that rounding may leave a fitted one at: bf16 rounds each value to 2^-8 of itself."""
 
 
 @reads_values
@@ -25,15 +30,21 @@ def detect_missing_term(field: ErrorField) -> Fingerprint | None:
     if float((field.y - total).square().sum()) > 0.01**2 * float(field.y.square().sum()):  # type: ignore[union-attr]
         return None
     best = max(
-        (
-            (share_after(field, field.y + (times - 1) * term), name, times)
-            for name, term in terms.items()
-            for times in TIMES
-        ),
+        ((share_after(field, field.y + (times - 1) * term), name, times) for name, term in terms.items()
+         for times in _times(field, term)),
         key=lambda found: found[0],
-    )
+    )  # fmt: skip
     score, name, times = best
     if not score > LEAST_SHARE:
         return None
-    sentence = f"{name} {TIMES[times]}: {percent(score)} of the error."
+    words = TIMES.get(times, f"is added {times:.4g} times")
+    sentence = f"{name} {words}: {percent(score)} of the error."
     return Fingerprint(MISSING_RESIDUAL, score, {"term": name, "times": times}, sentence, Slice())
+
+
+def _times(field: ErrorField, term: torch.Tensor) -> list[float]:
+    """How many times the term may be added: the whole numbers, and what least squares of the error on it gives unless
+    that is one of them."""
+    size = float(term.square().sum())
+    fitted = 1 + float((field.d * term).sum()) / size if size > 0 else 1.0
+    return [*TIMES, *([fitted] if all(abs(fitted - times) > WHOLE for times in TIMES) else [])]

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from parity.fingerprint.attention_reach import detect_attention_reach
 from parity.fingerprint.block_scales import detect_block_scales
+from parity.fingerprint.causes import NONFINITE
 from parity.fingerprint.channel_factor import detect_channel_factor
 from parity.fingerprint.chunk_boundary import detect_chunk_boundary
+from parity.fingerprint.columns_exchanged import detect_columns_exchanged
 from parity.fingerprint.columns_wrong import detect_columns_wrong
 from parity.fingerprint.constant_ratio import detect_constant_ratio
+from parity.fingerprint.contraction import detect_short_contraction
 from parity.fingerprint.e4m3_grid import detect_e4m3_grid
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.first_row import detect_first_row
+from parity.fingerprint.gate_transform import detect_gate_transform
 from parity.fingerprint.head_order import detect_head_order
 from parity.fingerprint.head_spread import detect_head_spread
+from parity.fingerprint.kv_grid import detect_kv_grid
+from parity.fingerprint.kv_heads import detect_kv_heads
+from parity.fingerprint.kv_slots import detect_kv_slots
+from parity.fingerprint.launch_limit import detect_launch_limit
 from parity.fingerprint.lost_rows import detect_lost_rows
+from parity.fingerprint.missing_bias import detect_missing_bias
 from parity.fingerprint.missing_norm import detect_missing_norm
 from parity.fingerprint.missing_term import detect_missing_term
 from parity.fingerprint.nonfinite import detect_nonfinite
@@ -28,27 +38,35 @@ from parity.fingerprint.saturation import detect_saturation
 from parity.fingerprint.softmax_scale import detect_softmax_scale
 from parity.fingerprint.tile_edge import detect_tile_edge
 from parity.fingerprint.tile_scaled import detect_tile_scaled
-from parity.fingerprint.transposed import detect_short_contraction, detect_transposed
+from parity.fingerprint.transposed import detect_transposed
 from parity.fingerprint.wrong_buffer import detect_swapped_halves, detect_wrong_buffer
+from parity.fingerprint.wrong_expert import detect_wrong_expert
 
 Detector = Callable[[ErrorField], Fingerprint | None]
 
 DETECTORS: tuple[Detector, ...] = (
     detect_router,
     detect_routing_weights,
+    detect_launch_limit,
     detect_tile_edge,
     detect_rope,
+    detect_chunk_boundary,
     detect_softmax_scale,
+    detect_kv_grid,
+    detect_kv_heads,
+    detect_attention_reach,
+    detect_kv_slots,
     detect_swapped_halves,
+    detect_gate_transform,
     detect_missing_norm,
     detect_missing_term,
     detect_wrong_buffer,
+    detect_wrong_expert,
     detect_first_row,
     detect_transposed,
     detect_short_contraction,
     detect_head_order,
     detect_row_order,
-    detect_chunk_boundary,
     detect_lost_rows,
     detect_nonfinite,
     detect_saturation,
@@ -57,12 +75,18 @@ DETECTORS: tuple[Detector, ...] = (
     detect_tile_scaled,
     detect_block_scales,
     detect_head_spread,
+    detect_columns_wrong,
+    detect_columns_exchanged,
     detect_row_factor,
     detect_channel_factor,
-    detect_columns_wrong,
+    detect_missing_bias,
     detect_phase,
 )
 """All detectors, the more specific first: of two that explain a field equally well, the earlier one stands first."""
+
+LEAST = 0.25
+"""Score below which a pattern does not speak for the field: less than half of the error (LEAST_SHARE) by a detector
+that explains half of what it points at (UNRELATED). What is not finite is said however little it is."""
 
 TIE = 0.02
 """Scores this near are one: noise of FP8 leaves 0.03 of a row's norm, hence 0.001 of the energy, to either."""
@@ -78,7 +102,7 @@ def read_fingerprints(field: ErrorField, *, detectors: Sequence[Detector] = DETE
         return ()
     answers = [(rank, detector(field)) for rank, detector in enumerate(detectors)]
     # Values past fp32 leave no number to score by; `> 0` drops NaN as well.
-    found = [(rank, result) for rank, result in answers if result is not None and result.score > 0]
+    found = [(rank, one) for rank, one in answers if one is not None and (one.score >= LEAST or one.cause == NONFINITE)]
     found.sort(key=lambda pair: -pair[1].score)
     ordered: list[Fingerprint] = []
     while found:

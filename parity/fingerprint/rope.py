@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from parity.fingerprint.causes import ROPE_PAIRING, ROPE_PARTIAL, ROPE_POSITION, ROPE_SCALING, ROPE_THETA
-from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
+from parity.fingerprint.evidence import LEAST_SHARE, change_point, percent, reads_values, share_after
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.fingerprint.rotation import Rotation, rope_input, rotate, rotation_of
@@ -20,6 +20,10 @@ FREE = 0.02
 
 OFFSETS = 4096
 """Largest constant error of the position that is looked for."""
+
+
+PARTS = 16
+"""Stretches of tokens with an offset each; a decode step is a launch of one token and tells little."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def detect_rope(field: ErrorField) -> Fingerprint | None:
     laws = [*_from_input(field, rotation)]
     if free > LEAST_SHARE:
         laws = [_offset(field, rotation), _base(field, rotation), *laws, _scaled(field, rotation, free)]
+    laws.append(_offset_by_part(field, rotation))
     laws = [law for law in laws if law.score > LEAST_SHARE]
     if not laws:
         return None
@@ -80,12 +85,37 @@ def _turned(field: ErrorField, rotation: Rotation, speed: np.ndarray, start: np.
 
 def _offset(field: ErrorField, rotation: Rotation) -> Law:
     """Positions counted from elsewhere: every pair turned by its own frequency times one number."""
-    sums = rotation.phasor.sum(0)
-    offsets = np.arange(-OFFSETS, OFFSETS + 1)
-    fit = (np.exp(-1j * offsets[:, None] * rotation.omega) * sums).real.sum(1)
-    by = int(offsets[int(fit.argmax())])
+    by = _best_offset(rotation.phasor, rotation.omega)
     score = _turned(field, rotation, np.zeros_like(rotation.speed), by * rotation.omega) if by else 0.0
     return Law(ROPE_POSITION, score, {"offset": by}, f"Positions are {by:+d} from the tokens' own in the rotation")
+
+
+def _best_offset(phasor: np.ndarray, omega: np.ndarray) -> int:
+    """Positions by which the tokens of [T, P] phasors are turned, one number for all of them."""
+    offsets = np.arange(-OFFSETS, OFFSETS + 1)
+    fit = (np.exp(-1j * offsets[:, None] * omega) * phasor.sum(0)).real.sum(1)
+    return int(offsets[int(fit.argmax())])
+
+
+def _offset_by_part(field: ErrorField, rotation: Rotation) -> Law:
+    """Positions counted from elsewhere from some token on, or anew in each launch."""
+    launch = field.row_launch
+    yy, _, dd = field.sums.rows
+    onset = change_point(np.divide(dd, yy, out=np.zeros_like(dd), where=yy > 0))
+    starts = sorted({0, onset, *(np.flatnonzero(np.diff(launch)) + 1).tolist()})
+    if len(starts) < 2 or len(starts) > PARTS:
+        return Law(ROPE_POSITION, 0.0, {}, "")
+    by = np.zeros(field.tokens)
+    found = {}
+    for first, stop in zip(starts, [*starts[1:], field.tokens], strict=True):
+        found[first] = _best_offset(rotation.phasor[first:stop], rotation.omega)
+        by[first:stop] = found[first]
+    angle = torch.from_numpy(by[:, None] * rotation.omega).float()
+    y = field.y.view(field.tokens, field.heads, -1)
+    score = share_after(field, rotate(y, angle, rotation.rotary_dim).reshape(field.x.shape))
+    wrong = {int(field.row_position[first]): offset for first, offset in found.items() if offset}
+    words = ", ".join(f"{offset:+d} from {first} on" for first, offset in wrong.items())
+    return Law(ROPE_POSITION, score if wrong else 0.0, {"offset_from": wrong}, f"Positions in the rotation are {words}")
 
 
 def _base(field: ErrorField, rotation: Rotation) -> Law:
@@ -129,6 +159,8 @@ def _scaled(field: ErrorField, rotation: Rotation, free: float) -> Law:
         "lowest_frequency_ratio": float(ratio.min()) if len(ratio) else None,
         "gain": rotation.gain,
     }
+    if len(ratio) and len(off) >= len(rotation.speed) / 2 and abs(middle + 1) < 0.01 and ratio.max() < 0:
+        return Law(ROPE_PAIRING, free, numbers, "Every pair is turned the other way round: the sign of its second half")
     words = (
         f"Frequency pairs {first} to {last} of {len(rotation.speed)} turn at {middle:.4g} times the oracle's speed "
         f"(median; magnitudes {rotation.gain:.4g})"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from parity.align import route
-from parity.fingerprint.causes import ROUTER_NEAR_TIE, ROUTER_WRONG_IDS, WEIGHTS_NOT_NORMALIZED
+from parity.fingerprint.causes import ROUTER_NEAR_TIE, ROUTER_WRONG_IDS, SOFTMAX_SCALE, WEIGHTS_NOT_NORMALIZED
 from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
@@ -15,6 +15,8 @@ from parity.records import Slice
 BF16_STEP = 2.0**-7
 """Relative distance of neighbouring bf16 numbers. Without a floor a margin of one such step of the row's largest logit
 counts as a tie: two logits, each half a step off."""
+
+TEMPERATURE = "softmax over the chosen experts, at another temperature"
 
 
 def detect_router(field: ErrorField) -> Fingerprint | None:
@@ -89,6 +91,11 @@ def detect_routing_weights(field: ErrorField) -> Fingerprint | None:
         "sigmoid of each logit": scores.sigmoid().gather(1, chosen),
         "the logits themselves": scores.gather(1, chosen),
     }
+    weights, spread = field.x.clamp(min=1e-12).log(), scores.gather(1, chosen)
+    weights, spread = weights - weights.mean(1, keepdim=True), spread - spread.mean(1, keepdim=True)
+    temperature = float((spread.square().sum() / (weights * spread).sum().clamp(min=1e-12)).nan_to_num(1.0))
+    if 0.01 < temperature < 100:
+        ways[TEMPERATURE] = (scores.gather(1, chosen) / temperature).softmax(1)
     explained = {name: share_after(field, value.reshape(field.x.shape)) for name, value in ways.items()}
     best = max(explained, key=lambda name: explained[name])
     if not explained[best] > LEAST_SHARE:
@@ -103,4 +110,10 @@ def detect_routing_weights(field: ErrorField) -> Fingerprint | None:
         f"The weights are {best} ({numbers['mean_sum']:.3g} a token where the oracle's sum to "
         f"{numbers['oracle_mean_sum']:.3g}): {percent(explained[best])} of the error."
     )
+    if best == TEMPERATURE:
+        numbers["temperature"] = temperature
+        sentence = (
+            f"The weights are a softmax of the logits over {temperature:.4g}: {percent(explained[best])} of the error."
+        )
+        return Fingerprint(SOFTMAX_SCALE, explained[best], numbers, sentence, Slice())
     return Fingerprint(WEIGHTS_NOT_NORMALIZED, explained[best], numbers, sentence, Slice())

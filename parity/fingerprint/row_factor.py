@@ -10,25 +10,28 @@ from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
 
-BEYOND = 0.05
-"""How much more than one common factor the rows' own must explain: a share of the error's energy. Noise gives each
-row's factor 1/width of it (at least FITTED columns: 0.125 of the noise's part), a mere constant nothing."""
+CARRIES = 0.01
+"""Rows with less than this of a mean row's error are right and have no factor to speak of."""
 
 
 @reads_values
 def detect_row_factor(field: ErrorField) -> Fingerprint | None:
-    """Find factors that differ from row to row in most rows. score: the share of the error that they explain."""
+    """Find factors that differ from row to row in most rows that carry the error. score: the share of the error that
+    they explain. Silent where one common factor leaves as little, and below FITTED columns or rows."""
     yy, dy, dd = field.sums.rows
     if field.width < FITTED or field.rows < 2:
         return None
     gain = factor_gain(dy, yy)
     hit = (dd > 0) & ((dd - gain) * field.width / (field.width - 1) < (1 - LEAST_SHARE) * dd)
     hit &= collinear(yy, dy, dd)
-    if 2 * hit.sum() < max((yy > 0).sum(), 2):
+    carrying = dd > CARRIES * dd.mean()
+    if hit.sum() < FITTED or 2 * (hit & carrying).sum() < carrying.sum():
         return None
     score = float(gain[hit].sum() / dd.sum())
     one = factor_gain(dy[hit].sum(keepdims=True), yy[hit].sum(keepdims=True))[0] / dd.sum()
-    if score - one < BEYOND:
+    total = dd[hit].sum() / dd.sum()
+    # The rows' own factors leave less than half of what the common one does, each fitted number made up for.
+    if (total - score) * field.width / (field.width - 1) >= (1 - LEAST_SHARE) * (total - one):
         return None
     own = factor(dy, yy)[hit]
     low, median, high = np.quantile(own, (0.05, 0.5, 0.95))

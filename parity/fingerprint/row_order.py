@@ -14,6 +14,9 @@ from parity.records import Slice
 SAMPLE = 256
 """Wrong rows that are looked for, evenly spread; the share of found ones is then known to 3 % (binomial, 1 sigma)."""
 
+SAME_SHIFT = 0.9
+"""Share of the moved rows that must have moved by the same number of rows; equal rows have several sources."""
+
 SHIFTS = 8
 """Largest distance in rows that counts as a shift."""
 
@@ -28,10 +31,10 @@ def detect_row_order(field: ErrorField) -> Fingerprint | None:
     wrong = np.flatnonzero(wrong_rows(field))
     if len(wrong) < 2 or field.width < FITTED:
         return None
-    return _shift(field) or _permutation(field, wrong)
+    return _shift(field, wrong) or _permutation(field, wrong)
 
 
-def _shift(field: ErrorField) -> Fingerprint | None:
+def _shift(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
     """All rows moved by the same number of tokens."""
     x, y, d = (t.view(field.tokens, -1) for t in (field.x, field.y, field.d))
     if field.tokens < 3:
@@ -57,12 +60,41 @@ def _shift(field: ErrorField) -> Fingerprint | None:
     score = share_explained(field, float(rest))
     if score < LEAST_SHARE:
         return None
+    if field.slots == 1 and wrong[0] > 2 * abs(by) + 2:
+        return _late_shift(field, wrong, by)
     numbers = {"shift": by, "explained": score}
     sentence = (
         f"Each row holds the oracle's row of the token {abs(by)} {'before' if by > 0 else 'after'} it: "
         f"{percent(score)} of the error."
     )
     return Fingerprint(ROWS_SHIFTED, score, numbers, sentence, Slice())
+
+
+def _share_moved(field: ErrorField, sample: np.ndarray, by: int) -> float:
+    """Share of the sampled wrong rows that the oracle's rows `by` before them explain; equal rows have several
+    sources, so the nearest row alone does not tell."""
+    inside = sample[(sample - by >= 0) & (sample - by < field.rows)]
+    if not len(inside):
+        return 0.0
+    rest = (field.x[inside] - field.y[inside - by]).square().sum(1)
+    return float((rest < (1 - LEAST_SHARE) * field.d[inside].square().sum(1)).sum()) / len(sample)
+
+
+def _late_shift(field: ErrorField, wrong: np.ndarray, by: int) -> Fingerprint | None:
+    """From some row on all rows are moved alike."""
+    source = np.clip(np.arange(wrong[0], wrong[-1] + 1) - by, 0, field.rows - 1)
+    inside = slice(int(wrong[0]), int(wrong[-1]) + 1)
+    rest = (field.x[inside] - field.y[source]).square().sum() - field.d[inside].square().sum()
+    score = share_explained(field, field.energy + float(rest))
+    if score < LEAST_SHARE:
+        return None
+    first, last = int(field.row_position[wrong[0]]), int(field.row_position[wrong[-1]])
+    numbers = {"shift": by, "explained": score, "first_position": first}
+    sentence = (
+        f"Rows {first} to {last} each hold the oracle's row {abs(by)} {'before' if by > 0 else 'after'} theirs, the "
+        f"others are right: {percent(score)} of the error."
+    )
+    return Fingerprint(ROWS_SHIFTED, score, numbers, sentence, Slice(positions=(first, last + 1)))
 
 
 def _permutation(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
@@ -74,13 +106,22 @@ def _permutation(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
     rest = (x - y[source]).square().sum(1)
     found = rest < (1 - LEAST_SHARE) * field.d[sample].square().sum(1)
     origins = source[found].unique()
-    # A permutation takes each row once; many rows equal to one are leftovers or aliases, not an order.
-    if found.sum() < 2 or found.float().mean() < LEAST_SHARE or len(origins) < 0.9 * int(found.sum()):
+    if found.sum() < 2 or found.float().mean() < LEAST_SHARE:
+        return None
+    # A permutation takes each row once; many rows equal to one are leftovers or aliases, not an order. Rows that are
+    # equal in the oracle too (one token at several places) have one origin.
+    if len(origins) < 0.9 * min(_different(x[found][:, ::step]), _different(y[sample][found][:, ::step])):
+        return None
+    if _different(x[found][:, ::step]) < LEAST_SHARE * _different(y[sample][found][:, ::step]):
         return None
     per_row = field.sums.dd.sum(1)
     explained = float(1 - rest[found].sum() / field.d[sample[found.numpy()]].square().sum())
     score = float(per_row[wrong].sum() / per_row.sum()) * float(found.float().mean()) * explained
     pairs = list(zip(sample[found.numpy()].tolist(), source[found].tolist(), strict=True))
+    offsets, counts = np.unique([row - other for row, other in pairs], return_counts=True)
+    common = int(offsets[counts.argmax()])
+    if field.slots == 1 and common and _share_moved(field, sample, common) >= SAME_SHIFT:
+        return _late_shift(field, wrong, common)
     numbers = {
         "wrong_rows": len(wrong),
         "sampled": len(sample),
@@ -95,3 +136,9 @@ def _permutation(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
     return Fingerprint(
         ROWS_PERMUTED, score, numbers, sentence, Slice(positions=(int(tokens.min()), int(tokens.max()) + 1))
     )
+
+
+def _different(rows: torch.Tensor) -> int:
+    """How many different rows [N, W] has, to three decimals of the largest value."""
+    scale = rows.abs().amax().clamp(min=1e-30)
+    return len(torch.unique((rows / scale * 1000).round(), dim=0))

@@ -26,7 +26,8 @@ def detect_saturation(field: ErrorField) -> Fingerprint | None:
         if float((there >= abs(limit)).float().mean()) < BEYOND:
             continue
         other = (field.x == -limit).sum()
-        two = int(other) >= FITTED
+        # Nothing lies beyond a limit that clips both sides; a coarse dtype meets -limit by chance.
+        two = int(other) >= FITTED and high == -low
         clipped = (
             field.y.clamp(-abs(limit), abs(limit))
             if two

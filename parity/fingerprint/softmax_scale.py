@@ -31,15 +31,13 @@ def detect_softmax_scale(field: ErrorField) -> Fingerprint | None:
     attention = attention_of(field)
     if attention is None or len(field.x) < 2:
         return None
-    base = 1 / math.sqrt(attention.head_dim)
+    base = attention.scale
     scores = attention.scores()
 
     def rest(factor: float) -> float:
-        return attention.residual(scale=factor * base, scores=scores)[0]
+        return 1 - attention.explained(scale=factor * base, scores=scores)
 
-    healthy, error = attention.residual(scale=base, scores=scores)
-    if error <= 0:
-        return None
+    unchanged = attention.explained(scores=scores)
     losses = [rest(float(f)) for f in FACTORS]
     best = int(np.argmin(losses))
     if best > 0:
@@ -47,7 +45,7 @@ def detect_softmax_scale(field: ErrorField) -> Fingerprint | None:
         loss, factor = min((loss, factor), (losses[best], float(FACTORS[best])))
     else:
         factor, loss = 0.0, losses[0]
-    score, unchanged = 1 - loss / error, 1 - healthy / error
+    score = 1 - loss
     # The right scale must not explain as much: then the oracle's tensor is not this attention.
     if not (score >= LEAST_SHARE and score - unchanged >= LEAST_SHARE):
         return None

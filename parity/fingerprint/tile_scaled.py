@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from parity.fingerprint.causes import TILE_AMPLIFIED
-from parity.fingerprint.evidence import FITTED, LEAST_SHARE, listed, percent, reads_values
+from parity.fingerprint.evidence import FITTED, LEAST_SHARE, collinear, listed, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
@@ -21,6 +21,10 @@ come by chance in fewer than one of 10^10 cells; a factor shows beyond three tim
 
 ONE_TILE = 64
 """Rows of the tile of a grouped GEMM where the kernel does not tell."""
+
+TYPICAL = 0.05
+"""Energy of a row of the tile over its largest row's: rows of one tensor differ by less than a factor of 4 in size, and
+a row where one rounding fell otherwise is flagged everywhere but carries next to nothing."""
 
 INSIDE = 0.9
 """Share of the rectangle's rows, and of its strips, that must carry the factor."""
@@ -43,8 +47,8 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
     hot = _hot_cells(yy, dd)
     base = 1 + dy[hot].sum() / max(yy[hot].sum(), 1e-30)
     flagged = _carry(yy, dy, base) & hot
-    of_row = flagged.sum(1)
-    lines = of_row >= max(of_row.max() / 2, 1)
+    of_row = (flagged * dd).sum(1)
+    lines = (of_row > 0) & (of_row >= TYPICAL * of_row.max())
     used = flagged[lines].mean(0) >= INSIDE if lines.any() else np.zeros(strips, bool)
     if not used.any():
         return None
@@ -54,6 +58,9 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
     whole = _carry(yy[:, left:right].sum(1), dy[:, left:right].sum(1), base) & (yy[:, left:right].sum(1) > 0)
     experts, number = field.row_expert, field.row_number
     order = field.row_position if number is None or (number < 0).any() else number
+    # Each launch numbers an expert's rows anew; a tile lies in one of them.
+    span = int(order.max(initial=0)) + 1
+    order = order + field.row_launch * span if order is number else order
     if experts is not None:
         main = int(np.bincount(experts[whole & (experts >= 0)]).argmax()) if (whole & (experts >= 0)).any() else -1
         inside = experts == main
@@ -67,10 +74,14 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
     box_yy, box_dy = yy[tile][:, left:right].sum(), dy[tile][:, left:right].sum()
     ratio, score = float(1 + box_dy / box_yy), float(box_dy**2 / box_yy / per_row.sum())
     rest = dd[tile][:, left:right].sum() - box_dy**2 / box_yy
-    if score <= 0 or rest > (1 - LEAST_SHARE) * dd[tile][:, left:right].sum():
+    box_dd = dd[tile][:, left:right].sum()
+    if score <= 0 or rest > (1 - LEAST_SHARE) * box_dd:
+        return None
+    # Anything small beside y is "y times nearly nothing": the factor must explain the SUT's own values too.
+    if not collinear(*(np.array([float(total)]) for total in (box_yy, box_dy, box_dd)))[0]:
         return None
     first, last = left * STRIP, min(right * STRIP, width)
-    at = np.unique(order[tile])
+    at = np.unique(order[tile] % span)
     numbers = {
         "factor": ratio,
         "expert": main if experts is not None else None,

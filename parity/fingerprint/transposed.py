@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from parity.fingerprint.causes import HALF_OF_K, TRANSPOSED
+from parity.fingerprint.causes import TRANSPOSED
 from parity.fingerprint.evidence import LEAST_SHARE, UNRELATED, percent, reads_values, right_rows, share_explained
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
@@ -53,26 +53,6 @@ def detect_transposed(field: ErrorField) -> Fingerprint | None:
     return Fingerprint(TRANSPOSED, UNRELATED, numbers, sentence, Slice())
 
 
-@reads_values
-def detect_short_contraction(field: ErrorField) -> Fingerprint | None:
-    """Find a projection that uses only a leading part of its input: half, or all but a half. score: the share of the
-    error explained."""
-    scores = {}
-    for share in (0.25, 0.5, 0.75):
-        explained = explain_by_weight(field, lambda p, share=share: _part(p, share))
-        if explained is not None:
-            scores[share] = explained
-    best = max(scores, key=lambda s: scores[s], default=None)
-    if best is None or not scores[best] > LEAST_SHARE:
-        return None
-    numbers = {"used_share_of_input": best, "explained": {str(s): v for s, v in scores.items()}}
-    sentence = (
-        f"The projection over the first {percent(best)} of its input columns gives the SUT's tensor: "
-        f"{percent(scores[best])} of the error."
-    )
-    return Fingerprint(HALF_OF_K, scores[best], numbers, sentence, Slice())
-
-
 def explain_by_weight(field: ErrorField, predict: Callable[[Projection], torch.Tensor | None]) -> float | None:
     """Share of the error explained by what `predict` makes of each projection; None without a known weight."""
     known = projections(field)
@@ -84,7 +64,9 @@ def explain_by_weight(field: ErrorField, predict: Callable[[Projection], torch.T
         if predicted is None:
             return None
         before = float(field.d[projection.rows].square().sum())
-        rest += float((field.x[projection.rows] - predicted).square().sum()) - before
+        after = float((field.x[projection.rows] - predicted).square().sum())
+        # One expert's weight alone may be the wrong one.
+        rest += min(after - before, 0.0)
     return share_explained(field, rest)
 
 
@@ -92,8 +74,3 @@ def _other_order(projection: Projection) -> torch.Tensor | None:
     outputs, inputs = projection.weight.shape
     # Stored [N, K] and read as [K, N], memory order kept: for a square weight this is the transpose.
     return projection.input @ projection.weight.reshape(inputs, outputs)
-
-
-def _part(projection: Projection, share: float) -> torch.Tensor:
-    used = round(projection.weight.shape[1] * share)
-    return projection.input[:, :used] @ projection.weight[:, :used].T

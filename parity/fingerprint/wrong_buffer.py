@@ -41,6 +41,7 @@ def detect_wrong_buffer(field: ErrorField) -> Fingerprint | None:
         if other is not None:
             scores[name] = share_after(field, other)
     best = max(scores, key=lambda name: scores[name], default=None)
+    # An operation that is left out returns its input: gate transforms and norms say so, and which.
     if best is None or not scores[best] > LEAST_SHARE:
         return None
     _, arrow, source = best.partition("<-")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from parity.fingerprint import ErrorField, Fingerprint, read_fingerprints
+from parity.fingerprint import Fingerprint
 from parity.floor import Floor
 from parity.invariance import Coverage
 from parity.ladder.narrow import joined_slice, narrowest_slice
-from parity.ladder.replay import Replay, ReplayedSite
-from parity.ladder.suspects import related_tensors
+from parity.ladder.reading import read_site
+from parity.ladder.replay import Replay
 from parity.records import Comparison, Finding, Slice, Summary, Verdict
 
 UNTESTED = (
@@ -20,9 +19,6 @@ UNTESTED = (
     "faults that show in decode only: the prompt alone was captured",
 )
 """What one capture of a prompt cannot rule out."""
-
-EXPLAINED = 0.99
-"""Share of an error at which nothing else is looked for: 1 % of it is FP8 noise, 0.03 to 0.1 of the norm, squared."""
 
 
 def locate(
@@ -82,18 +78,16 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
     here = [record for record in added if record.stage == stage]
     layers = tuple(dict.fromkeys(record.layer for record in here if record.layer is not None))
     sites = {record.layer: replay.emulate(replay.site(record.layer, stage), floor.recipe.name) for record in here}
-    prints = {layer: _fingerprint(replay, site) for layer, site in sites.items()}
+    prints = {layer: read_site(replay, site) for layer, site in sites.items()}
     slices = [
-        fingerprint.slice
-        if (fingerprint := prints[record.layer])
-        else narrowest_slice(sites[record.layer], record, floor)
+        found[0].slice if (found := prints[record.layer]) else narrowest_slice(sites[record.layer], record, floor)
         for record in here
     ]
     by_layer = [
-        _of_layer(record, prints[record.layer], where, coverage) for record, where in zip(here, slices, strict=True)
+        _of_layer(record, next(iter(prints[record.layer]), None), where, coverage)
+        for record, where in zip(here, slices, strict=True)
     ]
-    found = [fingerprint for fingerprint in prints.values() if fingerprint is not None]
-    causes = list(dict.fromkeys(fingerprint.cause for fingerprint in found))
+    causes = _ranked_causes(list(prints.values()))
     others: dict[str, list[int]] = defaultdict(list)
     for record in added:
         if record.stage != stage and record.layer is not None:
@@ -117,19 +111,14 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
     )
 
 
-def _fingerprint(replay: Replay, site: ReplayedSite) -> Fingerprint | None:
-    """What the shape of the stage's error field says; None when no detector knows it.
-
-    Other buffers are tried only where the field by itself is not explained: each costs a replay.
-    """
-    if site.sut is None or site.oracle is None:
-        return None
-    alone = ErrorField.of(site.sut, site.oracle, inputs=site.inputs, hyper=replay.trace.run.hyper)
-    found = read_fingerprints(alone)
-    if not found or found[0].score < EXPLAINED:
-        related = related_tensors(replay, site)
-        found = read_fingerprints(dataclasses.replace(alone, related=related)) if related else found
-    return next(iter(found), None)
+def _ranked_causes(prints: Sequence[tuple[Fingerprint, ...]]) -> list[str]:
+    """Causes of all layers: first what stands first in most of them, then by the best score that each has anywhere."""
+    firsts = Counter(found[0].cause for found in prints if found)
+    best: dict[str, float] = {}
+    for found in prints:
+        for one in found:
+            best[one.cause] = max(best.get(one.cause, 0.0), one.score)
+    return sorted(best, key=lambda cause: (-firsts[cause], -best[cause]))
 
 
 def _of_layer(

@@ -17,7 +17,7 @@ AXES = {
     "attn.norm": "TD", "attn.q": "THK", "attn.k": "TGK", "attn.v": "TGK", "attn.q_norm": "THK", "attn.q_rope": "THK",
     "attn.k_rope": "TGK", "attn.context": "THK", "attn.out": "TD", "resid.mid": "TD", "mlp.norm": "TD",
     "moe.router_logits": "TE", "moe.topk_ids": "TS", "moe.topk_weights": "TS", "moe.gate": "TSF", "moe.up": "TSF",
-    "moe.down": "TSD", "moe.experts": "TD",
+    "moe.act": "TSF", "moe.down": "TSD", "moe.experts": "TD",
 }  # fmt: skip
 
 
@@ -57,14 +57,26 @@ def frequencies(theta: float, dim: int) -> torch.Tensor:
     return theta ** (-torch.arange(0, dim, 2).float() / dim)
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, oldest: torch.Tensor | None = None):
-    """Causal attention of [T, H, K] over [T, G, K]; keys before `oldest` of each query hidden."""
-    k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    oldest: torch.Tensor | None = None,
+    unseen: torch.Tensor | None = None,
+    heads: list[int] | None = None,
+):
+    """Causal attention of [T, H, K] over [T, G, K]; keys before `oldest` of each query hidden, and those `unseen`
+    [T, T]; heads: the key head of each query head."""
+    group = heads or [h // (q.shape[1] // k.shape[1]) for h in range(q.shape[1])]
+    k, v = k[:, group], v[:, group]
     scores = torch.einsum("thk,shk->hts", q, k) * scale
     at = torch.arange(len(q))
     hidden = at[None, :] > at[:, None]
     if oldest is not None:
         hidden |= at[None, :] < oldest[:, None]
+    if unseen is not None:
+        hidden |= unseen
     return torch.einsum("hts,shk->thk", scores.masked_fill(hidden, -math.inf).softmax(-1), v)
 
 
@@ -111,7 +123,7 @@ class Lab:
         "resid.mid": ("resid.in", "attn.out"), "mlp.norm": ("resid.mid",), "moe.router_logits": ("mlp.norm",),
         "moe.topk_ids": ("moe.router_logits",), "moe.topk_weights": ("moe.router_logits", "moe.topk_ids"),
         "moe.gate": ("mlp.norm", "moe.topk_ids"), "moe.up": ("mlp.norm", "moe.topk_ids"),
-        "moe.down": ("moe.act", "moe.topk_ids"),
+        "moe.act": ("moe.gate", "moe.up"), "moe.down": ("moe.act", "moe.topk_ids"),
     }  # fmt: skip
 
     rotated, frequencies_of, attend = staticmethod(rotated), staticmethod(frequencies), staticmethod(attend)

@@ -1,0 +1,54 @@
+"""Does each query head read its own key/value head? Every other one is tried on the SUT's own tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parity.fingerprint.attend import Attention, attention_of
+from parity.fingerprint.causes import HEADS_ALIASED, HEADS_PERMUTED
+from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values
+from parity.fingerprint.field import ErrorField
+from parity.fingerprint.record import Fingerprint
+from parity.records import Slice
+
+COARSE = 16
+"""Queries on which the key/value head of each query head is found; the map is judged on the same ones."""
+
+
+@reads_values
+def detect_kv_heads(field: ErrorField) -> Fingerprint | None:
+    """Find query heads of `attn.context` that attend over another key/value head than theirs. score: the share of the
+    error explained over the sampled queries.
+
+    Aliased: some key/value head is read by no query head any more; permuted: all are.
+    """
+    attention = attention_of(field)
+    if attention is None or attention.k.shape[1] < 2:
+        return None
+    sample = attention.fewer(COARSE)
+    groups, heads = sample.k.shape[1], sample.q.shape[1]
+    rests = np.stack([_rest(sample, group) for group in range(groups)])
+    own = np.arange(heads) // (heads // groups)
+    error = (sample.sut - sample.oracle).square().sum((0, 2)).double().numpy()
+    best = rests.argmin(0)
+    moved = (best != own) & (rests.min(0) < (1 - LEAST_SHARE) * error)
+    source = np.where(moved, best, own)
+    left = np.where(moved, rests.min(0), error).sum()
+    score = float(1 - left / error.sum())
+    if not moved.any() or score < LEAST_SHARE:
+        return None
+    read = sorted(set(source.tolist()))
+    cause = HEADS_PERMUTED if len(read) == groups else HEADS_ALIASED
+    numbers = {"kv_head_of_query_head": source.tolist(), "expected": own.tolist()}
+    sentence = (
+        f"{int(moved.sum())} of {heads} query heads attend over another key/value head than theirs "
+        f"({', '.join(f'{h}: {source[h]}' for h in np.flatnonzero(moved)[:8])}): {percent(score)} of the error."
+    )
+    return Fingerprint(cause, score, numbers, sentence, Slice(heads=tuple(np.flatnonzero(moved).tolist())))
+
+
+def _rest(attention: Attention, group: int) -> np.ndarray:
+    """[H], energy left of each head when all query heads read this key/value head."""
+    k, v = (t[:, group : group + 1] for t in (attention.k, attention.v))
+    mixed = attention.context(scores=attention.scores(k), v=v)
+    return (attention.sut - mixed).square().sum((0, 2)).double().numpy()

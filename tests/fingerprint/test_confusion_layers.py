@@ -1,0 +1,132 @@
+"""Is each planted pattern of attention, caches, gates, weights and launches read as its own cause, at three sizes?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from parity.fingerprint import CAUSES, DETECTORS
+from parity.fingerprint import causes as C
+from tests.fingerprint.plants import (
+    Planted,
+    activated,
+    beyond_the_limit,
+    cached,
+    check_cause,
+    columns_moved,
+    edited,
+    few_rows_moved,
+    first_keys,
+    from_100,
+    in_e4m3,
+    keys_late,
+    other_weights,
+    random_like,
+    rows_late,
+    seeing,
+    window,
+)
+
+T = {
+    "window": Planted(
+        C.ATTENTION_REACH, lambda lab: lab.field("attn.context", seeing(lab, window(lab, lab.size.T // 3))),
+        lambda lab, f: abs(f.numbers["size"] / (lab.size.T // 3) - 1) < 0.2,
+    ),
+    "first keys not read": Planted(
+        C.ATTENTION_REACH, lambda lab: lab.field("attn.context", seeing(lab, first_keys(lab, 32))),
+        lambda lab, f: "the first" in f.numbers["mask"] and abs(f.numbers["size"] - 32) <= 8,
+    ),
+    "own key not read": Planted(
+        C.ATTENTION_REACH, lambda lab: lab.field("attn.context", seeing(lab, torch.eye(lab.size.T).bool().index_fill(
+            0, torch.tensor(0), False))),
+    ),
+    "keys and values one slot late": Planted(
+        C.KV_SLOTS, lambda lab: lab.field("attn.context", cached(lab, 1, "kv")), lambda lab, f: f.numbers["by"] == 1,
+    ),
+    "values two slots early": Planted(
+        C.KV_SLOTS, lambda lab: lab.field("attn.context", cached(lab, -2, "v")),
+        lambda lab, f: (f.numbers["by"], f.numbers["shifted"]) == (-2, "values"),
+    ),
+    "keys late from some slot on": Planted(
+        C.KV_SLOTS, lambda lab: lab.field("attn.context", cached(lab, 1, "k", from_100(lab))),
+        lambda lab, f: abs(f.numbers["from_slot"] - from_100(lab)) <= 8,
+    ),
+    "key heads interleaved": Planted(
+        C.HEADS_PERMUTED, lambda lab: lab.field("attn.context", seeing(
+            lab, heads=[h % lab.size.G for h in range(lab.size.H)])),
+    ),
+    "one key head for all": Planted(
+        C.HEADS_ALIASED, lambda lab: lab.field("attn.context", seeing(lab, heads=[1] * lab.size.H)),
+    ),
+    "cache in E4M3": Planted(
+        C.E4M3_GRID, lambda lab: lab.field("attn.context", in_e4m3(lab).bfloat16(), noisy=False),
+        lambda lab, f: f.numbers["scale"] == "1",
+    ),
+    "no silu": Planted(C.GATE_TRANSFORM, lambda lab: lab.field("moe.act", activated(lab, lambda x: x)),
+                       lambda lab, f: f.numbers["function"] == "nothing"),
+    "sigmoid for silu": Planted(C.GATE_TRANSFORM, lambda lab: lab.field("moe.act", activated(lab, torch.sigmoid))),
+    "no gate": Planted(C.GATE_TRANSFORM, lambda lab: lab.field("moe.act", lab.tensors["moe.up"])),
+    "silu of up": Planted(
+        C.GATE_UP_SWAPPED, lambda lab: lab.field("moe.act", activated(lab, torch.nn.functional.silu, swapped=True)),
+    ),
+    "bias missing": Planted(
+        C.MISSING_BIAS, edited("attn.k", lambda lab, v: v + random_like(v)[0]), lambda lab, f: f.numbers["per"] == "row"
+    ),
+    "experts' biases missing": Planted(
+        C.MISSING_BIAS, edited("moe.down", lambda lab, v: v + random_like(v.flatten(0, 1))[lab.tensors[
+            "moe.topk_ids"].long()]),
+    ),
+    "next expert's weights": Planted(
+        C.WRONG_INPUT, lambda lab: lab.field("moe.down", other_weights(lab, [*range(1, lab.size.E), 0]),
+                                             related={"weight": lab.weights["moe.down"]}),
+        lambda lab, f: f.numbers["weight_of_expert"]["0"] == 1,
+    ),
+    "one expert with another's weights": Planted(
+        C.WRONG_INPUT, lambda lab: lab.field("moe.down", other_weights(lab, [2, *range(1, lab.size.E)]),
+                                             related={"weight": lab.weights["moe.down"]}),
+        lambda lab, f: f.slice.experts == (0,),
+    ),
+    "two columns exchanged": Planted(
+        C.COLUMN_SEGMENT, lambda lab: lab.field("moe.down", columns_moved(lab, 0)),
+        lambda lab, f: f.numbers["source_of_column"] == {"3": 29, "29": 3},
+    ),
+    "five expert rows in a circle": Planted(C.ROWS_PERMUTED, lambda lab: lab.field("moe.gate", few_rows_moved(lab))),
+    "keys rotated further from 100 on": Planted(
+        C.ROPE_POSITION, lambda lab: lab.field("attn.k_rope", keys_late(lab)),
+        lambda lab, f: list(f.numbers["offset_from"].values()) == [1],
+    ),
+    "keys the row before from 100 on": Planted(
+        C.ROWS_SHIFTED, lambda lab: lab.field("attn.k", rows_late(lab)),
+        lambda lab, f: (f.numbers["shift"], f.numbers["first_position"]) == (1, from_100(lab)),
+    ),
+    "rope the other way round": Planted(
+        C.ROPE_PAIRING, lambda lab: lab.field("attn.q_rope", lab.rotated(
+            lab.tensors["attn.q_norm"], -torch.arange(lab.size.T), lab.frequencies)),
+    ),
+    "grid limit": Planted(C.LAUNCH_LIMIT, beyond_the_limit(65600, 65535), sizes=(0,)),
+    "grid limit, all lost": Planted(C.LAUNCH_LIMIT, beyond_the_limit(65536, 0), sizes=(0,)),
+    "16-bit index": Planted(C.LAUNCH_LIMIT, beyond_the_limit(66000, 65536), sizes=(0,)),
+    "rows zero, not at the limit": Planted(C.ROWS_UNWRITTEN, beyond_the_limit(66000, 65000), sizes=(0,)),
+    "router temperature": Planted(
+        C.SOFTMAX_SCALE, lambda lab: lab.field("moe.topk_weights", (lab.tensors["moe.router_logits"].gather(
+            1, lab.tensors["moe.topk_ids"].long()) / 1.7).softmax(1)),
+    ),
+    "norm weight without its 1": Planted(
+        C.CHANNEL_RATIO, lambda lab: lab.field("mlp.norm", lab.tensors["mlp.norm"] * (
+            1 - 1 / lab.weights["mlp.norm"])),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "size"), [(name, size) for name, planted in T.items() for size in planted.sizes])
+def test_the_planted_cause_comes_first(lab, name, size):
+    check_cause(lab(size), T[name])
+
+
+def test_every_detector_is_met_by_a_plant():
+    """A detector that no plant reaches is not tested."""
+    from tests.fingerprint.test_confusion import T as others
+
+    planted = {one.cause for one in (*T.values(), *others.values())}
+    assert planted <= set(CAUSES)
+    assert len(planted) >= len(DETECTORS)
