@@ -38,10 +38,13 @@ under exchangeability alone the next run is above it with probability at most `l
 Algorithmic Learning in a Random World, 2.2; with z from the other runs, Barber et al. 2021, doi 10.1214/20-AOS1965).
 n runs cannot show a level below 1 / (n + 1) by rank: the largest of 400 is passed by one run in 401, and by one in two
 of 200 runs of a flawless engine. Below that, and from TAIL_RUNS runs on, the bound continues the runs' own upper tail
-as a power law, u * (k / (n * level))^xi, with u the (k+1)-th largest z, k a twentieth of the runs and xi the mean of
-ln(z / u) over the k largest (Hill 1975, doi 10.1214/aos/1176343247; Weissman 1978, doi 10.2307/2286285). Such a gate
-is labelled `tail`, and is never below a clean run's own z. A power law is the heaviest of the usual tails: where the
-true one is lighter the gate is wider than asked, not narrower.
+as a power law, u * (k / (n * level))^xi, with u the (k+1)-th largest of t = 1 + z, k a twentieth of the runs and xi the
+mean of ln(t / u) over the k largest (Hill 1975, doi 10.1214/aos/1176343247; Weissman 1978, doi 10.2307/2286285). Such a
+gate is labelled `tail`, and is never below a clean run's own z. A power law is the heaviest of the usual tails: where
+the true one is lighter the gate is wider than asked, not narrower.
+Why 1 + z: Hill's estimate depends on where zero lies. What is positive and may have such a tail is the deviation, whose
+zero is m/s spreads below the centre, one at least since no spread is larger than its centre there. Of z itself, zero at
+the centre, a site whose runs lie near it would be a ratio of nearly nothing to nothing: gates of 1e6 were seen.
 """
 
 from __future__ import annotations
@@ -184,16 +187,16 @@ def conformal_bound(z: Array, level: float) -> float | None:
 
 
 def tail_bound(z: Array, level: float) -> float:
-    """The z that a share `level` of runs exceeds, if the upper tail is a power law; at least TAIL_SHARE runs.
+    """The z that a share `level` of runs exceeds, if the upper tail of 1 + z is a power law; at least TAIL_SHARE runs.
 
-    Not below the (k+1)-th largest z; 0 where that is not positive: such runs have no tail.
+    Not below the (k+1)-th largest z; 0 where that lies a spread or more below the centre: such runs have no tail.
     """
-    ordered, largest = np.sort(z), len(z) // TAIL_SHARE
+    ordered, largest = np.sort(z) + 1, len(z) // TAIL_SHARE
     start = float(ordered[-largest - 1])
     if start <= 0:
         return 0.0
     slope = float(np.log(ordered[-largest:] / start).mean())
-    return start * max(largest / (len(z) * level), 1.0) ** slope
+    return start * max(largest / (len(z) * level), 1.0) ** slope - 1
 
 
 def lognormal_bound(z: Array, level: float) -> float:

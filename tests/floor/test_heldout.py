@@ -97,7 +97,7 @@ def test_the_tail_bound_covers_what_it_says_of_a_power_law(level: float):
     true level, whose mean over 500 draws is known to 0.9 and 1.2 / sqrt(500): a third is over four times that.
     """
     rng = np.random.default_rng(1)
-    true = [tail_bound(rng.pareto(4, 400) + 1, level) ** -4.0 for _ in range(500)]
+    true = [(tail_bound(rng.pareto(4, 400), level) + 1) ** -4.0 for _ in range(500)]
     assert np.exp(np.mean(np.log(true))) == pytest.approx(level, rel=0.34)
 
 
@@ -118,7 +118,13 @@ def test_below_what_ranks_can_show_many_runs_give_their_tail_and_never_less_than
     assert (shown.method, below.method) == ("conformal", "tail")
     assert below.run_z[-1] <= below.z
     assert all(a and b and a.at(shown.z) < b.at(below.z) for a, b in zip(scales, narrow, strict=True))
-    assert tail_bound(np.r_[np.zeros(195), 1.0, 1, 1, 1, 1], 1e-3) == 0
+    assert tail_bound(np.r_[np.full(195, -1.5), 1.0, 1, 1, 1, 1], 1e-3) == 0
+
+
+def test_runs_that_lie_near_their_centre_have_no_tail_of_millions():
+    """Ten scores of 0.01 to 0.4 over a threshold of 1e-6: as ratios to the threshold they would give 1e19 spreads."""
+    z = np.r_[np.full(190, 1e-6), np.geomspace(0.01, 0.4, 10)]
+    assert 0.4 < tail_bound(z, 1e-3) < 2
 
 
 def test_a_stage_of_heavy_tail_widens_its_own_gate_and_no_others():
