@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from parity.errors import RunnerError
 from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, open_runner
+from parity.sampling import Sampling
 from parity.trace import Trace
 
 OnStep = Callable[[str, int, int], None]
@@ -63,8 +64,10 @@ class ProcessRunner:
         max_new_tokens: int,
         schedule: Schedule = Schedule(),
         graft: Sequence[Graft | ComputedGraft] = (),
+        sampling: Sampling | None = None,
     ) -> Generation:
-        under = {"graft": tuple(graft)} if graft else {}
+        under: dict[str, Any] = {"graft": tuple(graft)} if graft else {}
+        under |= {} if sampling is None else {"sampling": sampling}
         return self._call("generate", request, max_new_tokens=max_new_tokens, schedule=schedule, **under)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from parity.errors import RunnerError, UsageError
 from parity.records import Capture, Environment, Lineage, Recipe, Rows
 from parity.registry import load, open_runner, registered
+from parity.sampling import Sampling
 from parity.trace import Trace
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Request",
     "Runner",
     "RunnerInfo",
+    "Sampling",
     "Schedule",
     "check_requests",
     "check_schedule",
@@ -151,10 +153,12 @@ class ComputedGraft(Protocol):
 
 @dataclass(frozen=True)
 class Generation:
-    """A greedy continuation: the new ids, and their text when the runner has a tokenizer."""
+    """A continuation: the new ids, their text when the runner has a tokenizer, and the sampler settings that were in
+    force (names as in `parity.sampling.Sampling`), empty where the runner does not say."""
 
     ids: tuple[int, ...]
     text: str | None = None
+    sampler: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,8 @@ class RunnerInfo:
 
     inner: stages that live inside a fused kernel: they can be shown, and a graft cannot replace them.
     bound: names of the checkpoint's tensors that the weights in use were made from; None where the runner cannot tell.
-    sampler: settings of `generate`, as they are in force (`greedy`, `suppress_tokens`, `presence_penalty`).
+    sampler: settings of `generate` that hold when none are asked for (`greedy`, `suppress_tokens`, and the names of
+        `parity.sampling.Sampling`).
     variants: paths an op can take besides its own, by op name; `forward(variant={op: path})` chooses.
     promises: by name of an invariance (`chunk size`), the largest relative distance (rel_l2 of a row) that this engine
         allows between both arms; 0 is the same bits. One that is not named is not promised.
@@ -190,9 +195,10 @@ class Runner(Protocol):
 
     `describe().can` says which of `forward`, `generate`, `graft`, `replay`, `chunk` it supports, and of `slots`,
     `padding`, `poison`, `relabel` (see Schedule) and `variant`: a keyword of `forward`, a mapping from the name of an
-    op to one of the paths that `describe().variants` gives it; `bindings` or `parameters` (what it reads, or holds, of
-    the checkpoint) and, of an oracle, `stored` (what the checkpoint holds): see parity/audit/tensors.py. Calling what
-    it cannot do raises RunnerError, and an experiment that needs it is reported as not run.
+    op to one of the paths that `describe().variants` gives it; `sample` (`generate(sampling=...)`); `bindings` or
+    `parameters` (what it reads, or holds, of the checkpoint) and, of an oracle, `stored` (what the checkpoint holds):
+    see parity/audit/tensors.py. Calling what it cannot do raises RunnerError, and an experiment that needs it is
+    reported as not run.
     """
 
     def describe(self) -> RunnerInfo: ...
@@ -215,8 +221,10 @@ class Runner(Protocol):
         max_new_tokens: int,
         schedule: Schedule = ...,
         graft: Sequence[Graft | ComputedGraft] = ...,
+        sampling: Sampling | None = ...,
     ) -> Generation:
-        """Continue one request greedily, prompt and new tokens under the grafts."""
+        """Continue one request, prompt and new tokens under the grafts; greedily without `sampling`, which only runners
+        that can `sample` take."""
         ...
 
 

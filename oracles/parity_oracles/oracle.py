@@ -27,12 +27,14 @@ from parity.runner import (
     check_requests,
     check_schedule,
 )
+from parity.sampling import Sampling, require_ids
 from parity.stages import Family
 from parity.stages import family as family_named
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
 from parity_oracles.checkpoint import Checkpoint, Hyper
 from parity_oracles.checkpoint.distances import weight_distances
 from parity_oracles.checkpoint.stored import stored_tensors
+from parity_oracles.sampling import choose
 
 
 @dataclass(frozen=True)
@@ -158,18 +160,23 @@ class Oracle(ABC):
         max_new_tokens: int,
         schedule: Schedule = Schedule(),
         graft: Sequence[Graft | ComputedGraft] = (),
+        sampling: Sampling | None = None,
     ) -> Generation:
-        """Continue one request greedily, without taps but those of the grafts: the largest logit, ties to the lower id;
-        end-of-text ids do not stop it."""
+        """Continue one request, without taps but those of the grafts; end-of-text ids do not stop it.
+
+        sampling: None takes the largest logit, ties to the lower id.
+        """
+        sampling = sampling or Sampling()
+        require_ids(sampling, self.hyper.vocab)
         self._check([request], schedule, max_new_tokens)
         if not graft:
-            return self._generate(request, max_new_tokens, schedule, None)
+            return self._generate(request, max_new_tokens, schedule, None, sampling)
         recorder = Recorder(None, self._run([request], schedule), graft)
         with self.tapped(), recorder:
-            return self._generate(request, max_new_tokens, schedule, recorder)
+            return self._generate(request, max_new_tokens, schedule, recorder, sampling)
 
     def _generate(
-        self, request: Request, max_new_tokens: int, schedule: Schedule, recorder: Recorder | None
+        self, request: Request, max_new_tokens: int, schedule: Schedule, recorder: Recorder | None, sampling: Sampling
     ) -> Generation:
         last = (len(request.ids) - schedule.decode - 1,)
         cache, logits = self.new_cache(), None
@@ -186,12 +193,18 @@ class Oracle(ABC):
             logits = feed_one(feed, request.ids[feed.start : feed.stop], number)
         new: list[int] = []
         while logits is not None and len(new) < max_new_tokens:
-            new.append(_first_largest(logits[-1]))
+            ids = (*request.ids, *new)
+            new.append(self.choose(logits[-1], ids, prompt=len(request.ids), sampling=sampling))
             if len(new) < max_new_tokens:
                 at = len(request.ids) + len(new) - 1
                 feed = Feed(0, "decode", schedule.decode + len(new), 0, at, at + 1)
                 logits = feed_one(feed, new[-1:], len(prompt) + len(new))
-        return Generation(tuple(new), self.decoder.decode(new) if self.decoder else None)
+        text = self.decoder.decode(new) if self.decoder else None
+        return Generation(tuple(new), text, {"greedy": sampling.greedy, **sampling.settings()})
+
+    def choose(self, logits: torch.Tensor, ids: Sequence[int], *, prompt: int, sampling: Sampling) -> int:
+        """The next token after `ids`, of which the first `prompt` were given; logits [V]."""
+        return choose(logits, ids, prompt=prompt, sampling=sampling)
 
     def _probe(self, feed: Feed, recorder: Recorder | None, last: Sequence[int]) -> Any:
         if recorder is None:
@@ -268,8 +281,3 @@ class Oracle(ABC):
     def _tell(self, what: str, done: int, total: int) -> None:
         if self.on_step is not None:
             self.on_step(what, done, total)
-
-
-def _first_largest(logits: torch.Tensor) -> int:
-    """The lowest id among the largest logits; written out, since argmax does not promise which of a tie it gives."""
-    return int((logits == logits.max()).nonzero()[0])

@@ -29,7 +29,16 @@ def decode(
         str | None, typer.Option(help="Emulation of the SUT's recipe, NAME:MODEL; `none` for no verdict on logits.")
     ] = None,
     banned: Annotated[str | None, typer.Option(help="Ids that greedy decoding was asked never to choose.")] = None,
-    presence_penalty: Annotated[float, typer.Option(help="Presence penalty that both were asked to apply.")] = 0.0,
+    allowed: Annotated[str | None, typer.Option(help="Ids that alone may be chosen.")] = None,
+    presence_penalty: Annotated[float, typer.Option(help="Asked of both, on generated ids.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="The same for each time an id was generated.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="On ids of the prompt and generated; 1 for none.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="0 decodes greedily; above, over several seeds.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Ids kept when sampling, 0 for all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Probability kept when sampling, 1 for all.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Least share of the likeliest id's probability that is kept.")] = 0.0,
+    seeds: Annotated[int, typer.Option(help="Paired seeds when sampling; fewer than 10 conclude nothing.")] = 16,
+    seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
     sweep: Annotated[bool, typer.Option("--sweep", help="Find the shortest beginning that shows the symptom.")] = False,
     symptom: Annotated[str, typer.Option(help="For --sweep: divergence, loop or kl.")] = "divergence",
     kl: Annotated[float | None, typer.Option(help="For symptom kl: nats at any position.")] = None,
@@ -42,15 +51,20 @@ def decode(
 ) -> None:
     """Compare two engines' decoding: forced on one text, free on their own, and the SUT's sampler against its logits.
 
+    With --temperature above 0 both are sampled over paired seeds, and each sampler is held against its own logits.
+
     Exit code: 0 same or near-ties only, 1 diverged (or, with --sweep, a length that shows it), 2 unresolved or refused.
 
     Example: parity decode --sut triton:fixtures/models/moe-tiny-fp8 --oracle hf:fixtures/models/moe-tiny-fp8 --prompt
     fixtures/prompts/short-threading-96.json --tokens 8
     """
-    from parity.decode import compare_decoding, judge_symptom, shortest_prompt
+    from parity.decode import compare_decoding, compare_sampled, judge_symptom, shortest_prompt
+    from parity.decode.pairs import LEAST
+    from parity.decode.sampled import refused
     from parity.decode.sweep import Tried
     from parity.floor import Floor
     from parity.process_runner import ProcessRunner
+    from parity.sampling import Sampling
 
     if pairs is not None:
         return _compare_pairs(pairs, as_json)
@@ -62,11 +76,25 @@ def decode(
             next_step="See `parity decode --help`.",
         )
     request = read_request(prompt, ids, model=_folder(sut, sut_option))
+    sampling = Sampling(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, seed=seed,
+        banned=() if banned is None else parse_numbers(banned, place="--banned"),
+        allowed=() if allowed is None else parse_numbers(allowed, place="--allowed"),
+    )  # fmt: skip
+    if not sampling.greedy and (sweep or floor is not None or emulation is not None):
+        raise UsageError(
+            place="parity decode",
+            expected="--sweep, --floor and --emulation with greedy decoding",
+            found=f"temperature {temperature}",
+            next_step="Sampled text is judged over seeds: leave them out, or leave --temperature at 0.",
+        )
+    if not sampling.greedy and seeds < LEAST:
+        return _show_sampled(refused(request, range(seed, seed + seeds), tokens), as_json)
     asked = {
         "tokens": tokens,
         "floor": None if floor is None else Floor.load(floor),
-        "banned": () if banned is None else parse_numbers(banned, place="--banned"),
-        "presence_penalty": presence_penalty,
+        "sampling": sampling,
     }
     console = Console(stderr=True)
     with ExitStack() as engines, console.status("opening the engines") as status:
@@ -76,6 +104,13 @@ def decode(
                 ProcessRunner(oracle, **parse_options(oracle_option, place="--oracle-option"))
             ),
         }
+        if not sampling.greedy:
+            tell = lambda what: status.update(escape(what))  # noqa: E731
+            drawn = range(seed, seed + seeds)
+            return _show_sampled(
+                compare_sampled(**opened, request=request, tokens=tokens, sampling=sampling, seeds=drawn, tell=tell),
+                as_json,
+            )
         opened |= {} if floor is not None else _emulate(engines, opened, _folder(sut, sut_option), emulation)
 
         def compare(length: int) -> Any:
@@ -149,6 +184,21 @@ def _compare_pairs(path: Path, as_json: bool) -> None:
     found = compare_pairs(*sides)
     print_json(found) if as_json else print(found.sentence)
     code = {"differs": 1, "no_difference_seen": 0, "refused": 2}[found.verdict]
+    if code:
+        raise typer.Exit(code)
+
+
+def _show_sampled(found: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        if found.sampler is not None:
+            for name, (estimate, low, high) in found.sampler.estimates.items():
+                print(f"{name} as applied: {estimate:.3g}, 95 % {low:.3g} to {high:.3g}")
+            for name, pair in found.pairs.items():
+                print(f"{name}: {pair.sentence}")
+        print(found.sentence)
+    code = {"no_difference_seen": 0, "differs": 1, "unresolved": 2, "refused": 2}[found.verdict]
     if code:
         raise typer.Exit(code)
 

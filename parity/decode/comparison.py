@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from parity.decode.divergence import Parting, part_at, partings
 from parity.decode.excess import Excess, excess_of
 from parity.decode.growth import Growth, growth_of
-from parity.decode.noise import Noise, is_exact, noise_measured, noise_of_emulation, noise_of_floor, swing_by_position
+from parity.decode.noise import Noise, distance_of_rows, noise_measured, swing_by_position
+from parity.decode.reference import Reference, decode_reference
 from parity.decode.sampler import SamplerCheck, check_sampler
 from parity.decode.shown import completed, on_common_ground, said_of_hidden
 from parity.decode.side import Forced, continue_greedily, force, require_decoding
@@ -23,6 +24,7 @@ from parity.errors import UsageError
 from parity.floor import Floor
 from parity.metrics.logits import LogitDistance, logit_distance
 from parity.runner import Request, Runner
+from parity.sampling import Sampling
 
 Tell = Callable[[str], None]
 
@@ -89,36 +91,43 @@ class DecodingComparison:
 def compare_decoding(
     *,
     sut: Runner,
-    oracle: Runner,
+    oracle: Runner | Reference,
     request: Request,
     tokens: int,
     floor: Floor | None = None,
     emulation: Runner | None = None,
     exact: Runner | None = None,
-    banned: Sequence[int] = (),
-    presence_penalty: float = 0.0,
+    sampling: Sampling | None = None,
+    sut_ids: Sequence[int] | None = None,
     no_emulation: str = "neither a floor nor an emulation was given",
     tell: Tell = lambda what: None,
 ) -> DecodingComparison:
     """Run both on the prompt, compare, and judge by the floor, else by the emulation, else not at all.
 
-    emulation: a runner of the SUT's recipe; exact: one of exact arithmetic on the same weights, needed beside it unless
-    the oracle is exact. banned: ids that greedy decoding was asked never to choose. presence_penalty: that both
-    were asked to apply. no_emulation: why there is none.
+    oracle: a runner, or what `decode_reference` kept of one for this request and as many tokens: it is not run again,
+    and floor, emulation, exact and sampling are the reference's. emulation: a runner of the SUT's recipe; exact: one of
+    exact arithmetic on the same weights, needed beside it unless the oracle is exact. sampling: penalties and bans that
+    both are asked to apply; its temperature must be 0. sut_ids: the SUT's own continuation, where it is known already,
+    made under the same settings. no_emulation: why there is none.
     Raises UsageError for prompts and token numbers that compare nothing or lie outside the vocabulary, and for a floor
     of another recipe; RunnerError for a runner that cannot decode, or that continues with nothing.
     """
-    infos = oracle.describe(), sut.describe()
-    for info in infos:
-        require_decoding(info, request, tokens)
-    for token in banned:
-        require_decoding(infos[1], Request("banned ids", (token, token)), tokens)
-    tell("the oracle's continuation")
-    oracle_ids = continue_greedily(oracle, request, tokens)
-    tell("the SUT's continuation")
-    sut_ids = continue_greedily(sut, request, tokens)
-    tell("the oracle, teacher-forced")
-    y = force(oracle, request, oracle_ids)
+    sut_info = sut.describe()
+    require_decoding(sut_info, request, tokens)
+    asked = oracle.sampling if isinstance(oracle, Reference) else sampling or Sampling()
+    for token in (*asked.banned, *asked.allowed):
+        require_decoding(sut_info, Request("banned ids", (token, token)), tokens)
+    _require_greedy(asked)
+    if isinstance(oracle, Reference):
+        reference = _for_this(oracle, request, tokens)
+    else:
+        reference = decode_reference(
+            oracle, request, tokens, sampling=asked, floor=floor, emulation=emulation, exact=exact, tell=tell
+        )
+    infos, y, oracle_ids = (reference.info, sut_info), reference.forced, reference.ids
+    if sut_ids is None:
+        tell("the SUT's continuation")
+    sut_ids = continue_greedily(sut, request, tokens, sampling=asked) if sut_ids is None else tuple(sut_ids)
     tell("the SUT, teacher-forced")
     x = force(sut, request, oracle_ids)
     if y.logits.shape != x.logits.shape:
@@ -131,23 +140,15 @@ def compare_decoding(
     bare_y, bare_x = y, x
     y, x = on_common_ground(y, x)
     distance = logit_distance(oracle=y.logits, sut=x.logits)
-    kl_noise = None
-    if floor is not None:
-        floor.refuse_other(x.run)
-        noise = noise_of_floor(floor, y.logits, prompt=y.prompt, exact=is_exact(infos[0]))
-    elif emulation is not None and (exact is not None or is_exact(infos[0])):
-        tell("the recipe's emulation, teacher-forced")
-        near = force(emulation, request, oracle_ids).logits
-        truth = y.logits if is_exact(infos[0]) else force(exact or oracle, request, oracle_ids).logits
-        recipe = emulation.describe().recipe
-        noise = noise_of_emulation(near, truth, recipe=recipe, exact_oracle=is_exact(infos[0]))
-        kl_noise = logit_distance(oracle=truth, sut=near).kl
-    else:
-        noise = noise_measured(y.logits, x.logits, why=no_emulation)
+    if reference.floor is not None:
+        reference.floor.refuse_other(x.run)
+    known, kl_noise = reference.noise_around(y)
+    noise = known or noise_measured(y.logits, x.logits, why=no_emulation)
+    if noise.source == "floor":
+        noise = noise.around(distance_of_rows(y.logits, x.logits))
     parted = partings(y.logits, x.logits, distance.top1, noise=noise, prompt=y.prompt)
-    asked = {"banned": tuple(banned), "presence_penalty": presence_penalty}
     free = _free(y, x, oracle_ids, sut_ids, noise)
-    samplers = _samplers(sut, oracle, request, bare_x, bare_y, oracle_ids, sut_ids, asked, infos, tell)
+    samplers = _sampler(sut, request, bare_x, oracle_ids, sut_ids, asked, sut_info, tell), reference.sampler
     outside = _outside(y, x, noise)
     found = _conclude(
         request, infos, y, x, distance, noise, kl_noise, parted, outside, free, samplers, oracle_ids, sut_ids
@@ -170,33 +171,52 @@ def _free(y: Forced, x: Forced, oracle_ids: tuple[int, ...], sut_ids: tuple[int,
     )  # fmt: skip
 
 
-def _samplers(
-    sut: Any, oracle: Any, request: Request, x: Forced, y: Forced, oracle_ids: tuple[int, ...],
-    sut_ids: tuple[int, ...], asked: dict[str, Any], infos: Any, tell: Tell,
-) -> tuple[SamplerCheck, SamplerCheck]:  # fmt: skip
-    if sut_ids == oracle_ids:
-        own = x
-    else:
+def _require_greedy(asked: Sampling) -> None:
+    if not asked.greedy:
+        raise UsageError(
+            place="greedy comparison",
+            expected="temperature 0",
+            found=f"temperature {asked.temperature}",
+            next_step="Compare sampled decoding with `compare_sampled`, over ten seeds or more.",
+        )
+
+
+def _for_this(reference: Reference, request: Request, tokens: int) -> Reference:
+    if reference.request.ids != request.ids or reference.tokens != tokens:
+        raise UsageError(
+            place=f"stored reference of request {reference.request.name}",
+            expected=f"the ids of request {request.name} and {tokens} tokens",
+            found=f"{reference.tokens} tokens of "
+            + ("the same ids" if reference.request.ids == request.ids else "others"),
+            next_step="Make a reference of this request with `decode_reference`.",
+        )
+    return reference
+
+
+def _sampler(
+    sut: Any, request: Request, x: Forced, oracle_ids: tuple[int, ...], sut_ids: tuple[int, ...], asked: Sampling,
+    info: Any, tell: Tell,
+) -> SamplerCheck:  # fmt: skip
+    own = x
+    if sut_ids != oracle_ids:
         tell("the SUT on its own continuation")
         own = force(sut, request, sut_ids)
-    own, y = completed(own), completed(y)
-    checked = check_sampler(own, declared=infos[1].sampler, **asked)
+    own = completed(own)
+    checked = check_sampler(own, declared=info.sampler, asked=asked)
     if checked.odd:
         # Only now is it worth two more runs: how far its own logits move, and whether it chooses the same again.
         tell("the SUT once more, to see whether it agrees with itself")
         other = completed(force(sut, request, sut_ids, stepwise=False)).choices
-        again = continue_greedily(sut, request, len(sut_ids))
-        checked = check_sampler(own, declared=infos[1].sampler, other_way=other, repeated=again, **asked)
-    return checked, check_sampler(y, declared=infos[0].sampler, **asked)
+        again = continue_greedily(sut, request, len(sut_ids), sampling=asked)
+        checked = check_sampler(own, declared=info.sampler, other_way=other, repeated=again, asked=asked)
+    return checked
 
 
 def _outside(y: Forced, x: Forced, noise: Noise) -> tuple[int, ...]:
     """Positions whose row of logits is over the floor's gate, or finite in the oracle alone."""
-    a, b = y.logits.double(), x.logits.double()
-    broken = (torch.isfinite(a).all(1) & ~torch.isfinite(b).all(1)).numpy()
+    broken = (torch.isfinite(y.logits).all(1) & ~torch.isfinite(x.logits).all(1)).numpy()
     if noise.row is not None:
-        far = ((b - a).norm(dim=1) / a.norm(dim=1)).numpy()
-        broken |= far > noise.row
+        broken |= distance_of_rows(y.logits, x.logits) > noise.row
     return tuple(np.flatnonzero(broken).tolist())
 
 
@@ -255,7 +275,8 @@ def _conclude(
 def _excess(y: Forced, x: Forced, parts: NDArray[np.str_], noise: Noise) -> tuple[Excess, ...]:
     if noise.own is None:
         return ()
-    swing = swing_by_position(y.logits, x.logits)
+    own = distance_of_rows if noise.source == "floor" else swing_by_position
+    swing = own(y.logits, x.logits)
     found = [excess_of(name, swing[parts == name], noise.own[parts == name]) for name in ("prefill", "decode")]
     return tuple(one for one in found if one is not None)
 

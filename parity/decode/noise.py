@@ -3,7 +3,10 @@
 A token flips when the difference of two logits moves by more than the gap between them. That move, the *swing*
 (x_a - x_b) - (y_a - y_b), is what is judged, in units of its standard deviation in a correct implementation:
 
-floor      the unit of a row is sqrt(2) times its clean rms error, rel_l2 of the floor's bin times the row's rms.
+floor      the unit of a row is sqrt(2) times its clean rms error, rel_l2 of the floor's bin times the row's rms: two
+           logits whose errors are independent. A row in which the SUT is further off than the centre of the bin, and
+           not over its gate, is within the floor as a whole, and is judged by its own rms error: what is looked for
+           there is an error that falls on the contenders more than on the rest. Over the gate the row itself is out.
 emulation  the unit is the root mean square swing between the recipe's emulation and exact arithmetic over all pairs
            of the CONTENDERS largest logits of every position, on the same ids.
 measured   the same between the SUT and the oracle themselves. A faulty SUT makes this unit large, so it judges nothing.
@@ -16,7 +19,7 @@ oracle is not exact both sides carry such an error, and the unit grows by sqrt(2
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -43,7 +46,8 @@ class Noise:
     """source: `floor`, `emulation` or `measured`. unit: [T] logits, NaN where nothing is known. limit: in units.
 
     judges: whether a swing past the limit is a divergence. row: [T] clean rel_l2 of a row of logits that is just within
-    the floor; own: [T] root mean square swing of the emulation; None where the source has none.
+    the floor; own: [T] root mean square swing of the emulation, or the centre of a floor's rel_l2 of a row;
+    None where the source has none.
     sentence: where the unit comes from, for a person.
     """
 
@@ -61,6 +65,14 @@ class Noise:
         if unit == 0:
             return 0.0 if swing == 0 else math.inf
         return abs(swing) / unit
+
+    def around(self, rows: NDArray[np.float64]) -> Noise:
+        """The noise of a floor for a SUT whose rows of logits are `rows` [T] (rel_l2) from the oracle's."""
+        if self.row is None or self.own is None:
+            return self
+        with np.errstate(divide="ignore", invalid="ignore"):
+            larger = np.fmin(np.fmax(rows, self.own), np.fmax(self.row, self.own)) / self.own
+        return replace(self, unit=np.where(self.own > 0, self.unit * larger, self.unit))
 
 
 def limit_of(positions: int) -> float:
@@ -83,7 +95,8 @@ def noise_of_floor(floor: Floor, oracle: torch.Tensor, *, prompt: int, exact: bo
     rms = oracle.double().square().mean(1).sqrt().numpy()
     known = int(np.isfinite(level[0]).sum())
     sentence = f"the floor of {floor.recipe.name} ({floor.source}), which covers {known} of {count} positions"
-    return Noise("floor", both * math.sqrt(2) * level[0] * rms, limit_of(count), True, sentence, both * level[1])
+    unit = both * math.sqrt(2) * level[0] * rms
+    return Noise("floor", unit, limit_of(count), True, sentence, both * level[1], own=both * level[0])
 
 
 def noise_of_emulation(emulation: torch.Tensor, exact: torch.Tensor, *, recipe: Recipe, exact_oracle: bool) -> Noise:
@@ -117,6 +130,12 @@ def noise_measured(oracle: torch.Tensor, sut: torch.Tensor, *, why: str) -> Nois
     unit = math.sqrt(float(np.mean(finite**2))) if finite.size else math.nan
     sentence = f"the measured error itself, {unit:.3g} a pair of logits, which judges nothing ({why})"
     return Noise("measured", np.full(len(oracle), unit), limit_of(len(oracle)), False, sentence)
+
+
+def distance_of_rows(oracle: torch.Tensor, other: torch.Tensor) -> NDArray[np.float64]:
+    """[T] rel_l2 of every row of logits."""
+    a, b = oracle.double(), other.double()
+    return ((b - a).norm(dim=1) / a.norm(dim=1)).numpy()
 
 
 def swing_by_position(oracle: torch.Tensor, other: torch.Tensor) -> NDArray[np.float64]:

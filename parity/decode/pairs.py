@@ -21,8 +21,9 @@ RESAMPLES = 5000
 class PairedDifference:
     """SUT minus oracle over paired seeds.
 
-    verdict: `differs`, `no_difference_seen` or `refused`. mean, low, high: of the difference, 95 %, by bootstrap over
-    pairs. sign_p: two-sided exact sign test over the pairs that differ. needed: pairs needed where it was refused.
+    verdict: `differs`, `no_difference_seen` or `refused`. mean, low, high: of the difference, at the confidence asked,
+    by bootstrap over pairs. sign_p: two-sided exact sign test over the pairs that differ. needed: pairs needed where it
+    was refused.
     """
 
     verdict: str
@@ -35,10 +36,12 @@ class PairedDifference:
     sentence: str
 
 
-def compare_pairs(oracle: Sequence[float], sut: Sequence[float], *, seed: int = 0) -> PairedDifference:
+def compare_pairs(
+    oracle: Sequence[float], sut: Sequence[float], *, seed: int = 0, confidence: float = CONFIDENCE
+) -> PairedDifference:
     """Compare one number a seed of both engines, the n-th of each made with the n-th seed and prompt.
 
-    Differs when both the interval excludes 0 and the sign test is below 1 - CONFIDENCE. Fewer than LEAST pairs are
+    Differs when both the interval excludes 0 and the sign test is below 1 - confidence. Fewer than LEAST pairs are
     refused in the record. Raises UsageError for sides of other lengths and for numbers that are not finite.
     """
     if len(oracle) != len(sut) or not all(map(math.isfinite, [*oracle, *sut])):
@@ -55,12 +58,15 @@ def compare_pairs(oracle: Sequence[float], sut: Sequence[float], *, seed: int = 
     difference = np.asarray(sut, np.float64) - np.asarray(oracle, np.float64)
     random = np.random.default_rng(seed)
     means = difference[random.integers(0, count, (RESAMPLES, count))].mean(1)
-    low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    low, high = np.quantile(means, ((1 - confidence) / 2, (1 + confidence) / 2))
     p = sign_test(int((difference > 0).sum()), int((difference < 0).sum()))
-    differs = (low > 0 or high < 0) and p < 1 - CONFIDENCE
+    differs = (low > 0 or high < 0) and p < 1 - confidence
     mean = float(difference.mean())
     head = "Differs" if differs else "No difference seen"
-    text = f"{head}: SUT minus oracle {mean:.4g}, 95 % {low:.4g} to {high:.4g} over {count} pairs, sign test p {p:.3g}."
+    sure = f"{100 * confidence:.3g} %"
+    text = (
+        f"{head}: SUT minus oracle {mean:.4g}, {sure} {low:.4g} to {high:.4g} over {count} pairs, sign test p {p:.3g}."
+    )
     verdict = "differs" if differs else "no_difference_seen"
     return PairedDifference(verdict, count, mean, float(low), float(high), p, 0, text)
 

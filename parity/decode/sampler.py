@@ -8,17 +8,22 @@ largest: on the greedy path they can be neither seen nor excused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from parity.decode.asked import penalized
 from parity.decode.penalty import PenaltyRange, fit_penalties
 from parity.decode.side import Forced
+from parity.sampling import Sampling, differing
 
 REORDER = 2.0**-20
 """Relative move of a logit that another order of one fp32 sum makes: 16 unit roundoffs, sqrt(n) for n = 256 terms
 (Higham & Mary 2019, doi 10.1137/18M1226312); only ties are that near."""
+
+
+GREEDY = Sampling()
 
 
 @dataclass(frozen=True)
@@ -59,50 +64,48 @@ class SamplerCheck:
 def check_sampler(
     own: Forced,
     *,
-    banned: Sequence[int] = (),
-    presence_penalty: float = 0.0,
+    asked: Sampling = GREEDY,
     declared: Mapping[str, Any] | None = None,
     other_way: torch.Tensor | None = None,
     repeated: Sequence[int] | None = None,
 ) -> SamplerCheck:
     """Hold the choices in `own.ids` against the engine's logits.
 
-    own: forced on the runner's own continuation. banned: ids asked never to be chosen; those that the runner declares
-    to suppress are asked too. presence_penalty: asked for, on generated ids. other_way: [N, V] the same rows, fed at
+    own: forced on the runner's own continuation. asked: penalties and bans asked for; ids that the runner declares to
+    suppress are asked too. other_way: [N, V] the same rows, fed at
     once: how far the engine's own logits move. repeated: the continuation of a second run, to tell sampling from a
     penalty.
     """
     stated = dict(declared or {})
-    asked_bans = tuple(dict.fromkeys((*banned, *stated.get("suppress_tokens", ()))))
+    under = replace(asked, banned=(*asked.banned, *stated.get("suppress_tokens", ())))
+    asked_bans = under.banned
     chosen = own.ids[own.prompt :]
     logits = own.choices.double()
-    allowed = logits.clone()
-    if presence_penalty:
-        for step in range(1, len(chosen)):
-            allowed[step, sorted(set(chosen[:step]))] -= presence_penalty
-    if asked_bans:
-        allowed[:, list(asked_bans)] = float("-inf")
-    emitted = tuple((step, token) for step, token in enumerate(chosen) if token in asked_bans)
+    allowed = penalized(logits, own.ids[: own.prompt], chosen, under)
+    out = set(asked_bans) | (set(range(logits.shape[1])) - set(under.allowed) if under.allowed else set())
+    emitted = tuple((step, token) for step, token in enumerate(chosen) if token in out)
     moves = torch.zeros(len(chosen)) if other_way is None else (other_way.double() - logits).abs().amax(1)
     slack = [2 * (float(move) + REORDER * float(row.abs().max())) for move, row in zip(moves, logits, strict=True)]
     odd = []
     for step, token in enumerate(chosen):
         best = int(allowed[step].argmax())
         gap = float(allowed[step, best] - allowed[step, token])
-        if token not in asked_bans and gap > slack[step]:
+        if token not in out and gap > slack[step]:
             odd.append(Odd(step, token, best, gap, float(moves[step])))
-    penalties = fit_penalties(logits, chosen, own.ids[: own.prompt], banned=asked_bans, slack=slack) if odd else ()
+    penalties = (
+        fit_penalties(logits, chosen, own.ids[: own.prompt], banned=tuple(sorted(out)), slack=slack) if odd else ()
+    )
     avoided = tuple(dict.fromkeys(one.largest for one in odd if one.largest not in chosen)) if odd else ()
     hidden_mask = bool(odd) and all(_largest_without(allowed[o.token], avoided) == o.chosen for o in odd)
-    told = stated.get("presence_penalty", presence_penalty)
-    causes = () if told == presence_penalty else (f"it declares presence_penalty {told}, asked {presence_penalty}",)
+    differs = differing(asked, stated)
+    causes = tuple(f"it declares {name} {got}, asked {want}" for name, (want, got) in differs.items())
     causes += _causes(emitted, odd, penalties, avoided if hidden_mask else (), repeated, chosen)
     unstable = bool(odd) and any(one.own_move > one.gap / 4 for one in odd) and not emitted
     outcome = "unresolved" if unstable else "differs" if causes else "as_asked"
-    under = " under what was asked" if asked_bans or presence_penalty else ""
-    head = f"{len(odd)} of {len(chosen)} greedy choices are not the largest of the engine's own logits{under}"
+    said = " under what was asked" if under != GREEDY else ""
+    head = f"{len(odd)} of {len(chosen)} greedy choices are not the largest of the engine's own logits{said}"
     if not odd:
-        head = f"All {len(chosen)} greedy choices are the largest of the engine's own logits{under}"
+        head = f"All {len(chosen)} greedy choices are the largest of the engine's own logits{said}"
     if emitted:
         head += f"; {len(emitted)} banned tokens came out, the first is {emitted[0][1]} as new token {emitted[0][0]}"
     tail = "" if not causes else ": " + "; ".join(causes)
@@ -110,7 +113,7 @@ def check_sampler(
         tail = ". Temperature, top-p and min-p do not move the largest: this cannot see them"
     return SamplerCheck(
         outcome, len(chosen), tuple(odd), emitted, avoided, penalties, causes, f"{head}{tail}.",
-        {"suppress_tokens": list(banned), "presence_penalty": presence_penalty}, stated,
+        asked.settings(), stated,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from parity.errors import RunnerError, UsageError
 from parity.graft.effect import logits_of
 from parity.records import Run
 from parity.runner import CapturePlan, Request, RunnerInfo, Schedule
+from parity.sampling import Sampling
 
 VOCABULARY = ("vocab", "vocab_size")
 """What runners call the number of ids in their hyper-parameters."""
@@ -21,18 +22,20 @@ VOCABULARY = ("vocab", "vocab_size")
 class Forced:
     """Logits of one runner on a prompt and the first N - 1 of N ids that continue it, those fed one by one.
 
-    logits: [P + N - 1, V] as the runner gives them; row P - 1 + k is the choice of new token k. ids: prompt and all N.
+    logits: [P + N - 1 - first, V] as the runner gives them, from position `first` on; the row of position P - 1 + k is
+    the choice of new token k. ids: prompt and all N.
     """
 
     ids: tuple[int, ...]
     prompt: int
     logits: torch.Tensor
     run: Run
+    first: int = 0
 
     @property
     def choices(self) -> torch.Tensor:
         """[N, V] logits from which the N new tokens were, or would have been, chosen."""
-        return self.logits[self.prompt - 1 :]
+        return self.logits[self.prompt - 1 - self.first :]
 
     def phase(self, position: int) -> str:
         """Phase of the step that fed the id at that position."""
@@ -74,9 +77,18 @@ def require_decoding(info: RunnerInfo, request: Request, tokens: int, *, generat
         )
 
 
-def continue_greedily(runner: Any, request: Request, tokens: int) -> tuple[int, ...]:
-    """The runner's own continuation, at most `tokens` ids; RunnerError for an empty one."""
-    new = runner.generate(request, max_new_tokens=tokens).ids
+def continue_greedily(
+    runner: Any, request: Request, tokens: int, *, sampling: Sampling | None = None
+) -> tuple[int, ...]:
+    """The runner's own continuation, at most `tokens` ids; RunnerError for an empty one.
+
+    sampling: penalties and bans asked for; a runner that cannot `sample`, or settings that ask for nothing, get none,
+    so that the runner's own defaults show.
+    """
+    under = {}
+    if sampling is not None and sampling != Sampling() and "sample" in runner.describe().can:
+        under = {"sampling": sampling}
+    new = runner.generate(request, max_new_tokens=tokens, **under).ids
     if not new:
         raise RunnerError(
             place=f"continuation of request {request.name}",
@@ -85,6 +97,30 @@ def continue_greedily(runner: Any, request: Request, tokens: int) -> tuple[int, 
             next_step="An engine that stops at once is a finding of its own: look at its first token's logits.",
         )
     return tuple(new)
+
+
+def force_each(
+    runner: Any, request: Request, continuations: Sequence[Sequence[int]], *, stepwise: bool = True
+) -> list[Forced]:
+    """The runner's logits on the prompt and each continuation, all fed in one run; see `force`.
+
+    Only the rows of the choices are kept. Continuations that are equal are fed once, those of other lengths in runs of
+    their own.
+    """
+    different = list(dict.fromkeys(tuple(one) for one in continuations))
+    known: dict[tuple[int, ...], Forced] = {}
+    for length in sorted({len(one) for one in different}):
+        batch = [one for one in different if len(one) == length]
+        fed = [Request(f"{request.name} {n}", (*request.ids, *one[:-1])) for n, one in enumerate(batch)]
+        schedule = Schedule(decode=length - 1 if stepwise else 0)
+        first, stop = len(request.ids) - 1, len(request.ids) + length - 1
+        trace = runner.forward(
+            fed, schedule=schedule, capture=CapturePlan(stages=("logits",), tokens=f"{first}:{stop}")
+        )
+        for number, one in enumerate(batch):
+            rows = _rows(trace, fed[number], number, length)
+            known[one] = Forced((*request.ids, *one), len(request.ids), rows, trace.run, first)
+    return [known[tuple(one)] for one in continuations]
 
 
 def force(
@@ -99,12 +135,17 @@ def force(
     schedule = Schedule(decode=len(continuation) - 1 if stepwise else 0)
     under = {"graft": tuple(grafts)} if grafts else {}
     trace = runner.forward([fed], schedule=schedule, capture=CapturePlan(stages=("logits",)), **under)
-    logits = logits_of(trace)
-    if len(logits) != len(fed.ids):
+    return Forced(ids, len(request.ids), _rows(trace, fed, 0, len(fed.ids)), trace.run)
+
+
+def _rows(trace: Any, fed: Request, number: int, count: int) -> torch.Tensor:
+    """[count, V] logits of one request; RunnerError unless there is a row for every position asked for."""
+    logits = logits_of(trace, number)
+    if len(logits) != count:
         raise RunnerError(
-            place=f"logits of request {request.name}",
-            expected=f"a row for each of {len(fed.ids)} positions",
+            place=f"logits of request {fed.name}",
+            expected=f"a row for each of {count} positions",
             found=f"{len(logits)} rows",
             next_step="The runner must show logits at every position that it is fed.",
         )
-    return Forced(ids, len(request.ids), logits, trace.run)
+    return logits

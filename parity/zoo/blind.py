@@ -12,7 +12,7 @@ from parity.floor import Floor
 from parity.ladder import Observation, Opening, investigate_capture, observe
 from parity.process_runner import ProcessRunner
 from parity.records import Finding
-from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, Schedule, open_runner
+from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, Sampling, Schedule, open_runner
 from parity.trace import Trace
 
 
@@ -82,9 +82,12 @@ class CountedRunner(ProcessRunner):
         max_new_tokens: int,
         schedule: Schedule = Schedule(),
         graft: Sequence[Graft | ComputedGraft] = (),
+        sampling: Sampling | None = None,
     ) -> Generation:
         self.calls.generations += 1
-        return super().generate(request, max_new_tokens=max_new_tokens, schedule=schedule, graft=graft)
+        return super().generate(
+            request, max_new_tokens=max_new_tokens, schedule=schedule, graft=graft, sampling=sampling
+        )
 
 
 @dataclass

@@ -18,9 +18,9 @@ def test_two_recipes_decode_alike(parity: Command, fp8_model: Path):
     assert done.json["verdict"] in ("same", "near_tie")
     assert done.json["noise"]["source"] == "emulation"
     (token, *_) = done.json["sut_ids"]
-    shown = parity(*asked, "--banned", token, "--emulation", "none")
-    assert shown.code == 1
-    assert "banned tokens came out" in " ".join(shown.out.split())
+    obeyed = parity(*asked, "--banned", token, "--emulation", "none", "--json")
+    assert token not in obeyed.json["sut_ids"]
+    assert obeyed.json["sampler"]["outcome"] == "as_asked"
 
 
 def test_a_sweep_that_finds_nothing_ends_with_0(parity: Command, fp8_model: Path):
@@ -51,3 +51,18 @@ def test_the_residual_claim_is_refuted(parity: Command, fp8_model: Path):
     assert done.code == 0, done.err
     assert "| claim | it grew |" in done.out
     assert "Refuted" in done.out
+
+
+def test_sampled_decoding_is_judged_over_seeds_and_refused_for_one(parity: Command, fp8_model: Path):
+    spec = f"recipe:{fp8_model}"
+    asked = ("decode", "--sut", spec, "--oracle", spec, "--ids", "3,1,4,1", "--tokens", 2, "--temperature", 40)
+    one = parity(*asked, "--seeds", 1, "--json")
+    assert (one.code, one.json["verdict"]) == (2, "refused")
+    done = parity(*asked, "--seeds", 10, "--top-k", 30, "--json")
+    assert done.code == 0, done.err
+    assert done.json["verdict"] == "no_difference_seen"
+    assert done.json["sampler"]["asked"]["top_k"] == 30
+    low, high = done.json["sampler"]["estimates"]["temperature"][1:]
+    assert low < 40 < high
+    assert "with greedy decoding" in parity(*asked, "--sweep").said
+    assert "top_p=0" in parity(*asked, "--top-p", 0).said

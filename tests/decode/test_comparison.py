@@ -13,6 +13,7 @@ from parity.decode import DecodingVerdict, compare_decoding
 from parity.errors import RunnerError, UsageError
 from parity.records import as_json
 from parity.runner import Request
+from parity.sampling import Sampling
 
 Make = Callable[..., Any]
 
@@ -123,7 +124,7 @@ def test_logits_of_another_scale_diverge_though_every_token_agrees(compare: Make
         ({}, {"tokens": 0}, "at least 1"),
         ({"ids": (1,)}, {}, "at least 2 ids"),
         ({"ids": (1, 80)}, {}, "80 at position 1"),
-        ({}, {"banned": (80,)}, "80 at position 0"),
+        ({}, {"sampling": Sampling(banned=(80,))}, "80 at position 0"),
     ],
 )
 def test_misuse_is_refused(compare: Make, recipe: Any, prompt: Make, change: Any, asked: Any, match: str):

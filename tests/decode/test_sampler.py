@@ -12,6 +12,7 @@ import torch
 from parity.decode import DecodingVerdict, check_sampler, compare_decoding
 from parity.decode.side import Forced
 from parity.runner import Request, open_runner
+from parity.sampling import Sampling
 from parity_kernels.faults.decoding import banned_token, penalty_cliff
 
 Make = Callable[..., Any]
@@ -38,7 +39,7 @@ def test_greedy_choices_are_as_asked():
 
 def test_a_banned_token_that_comes_out_is_named():
     token = greedy()[7]
-    found = check_sampler(forced(ROWS, greedy()), banned=(token,))
+    found = check_sampler(forced(ROWS, greedy()), asked=Sampling(banned=(token,)))
     assert found.outcome == "differs"
     assert found.banned_emitted[0] == (greedy().index(token), token)
     assert not found.odd
@@ -50,7 +51,7 @@ def test_a_banned_token_that_comes_out_is_named():
 def test_a_mask_that_was_asked_for_is_no_fault():
     rows = ROWS.clone()
     rows[:, greedy()[7]] = float("-inf")
-    assert check_sampler(forced(ROWS, greedy(rows)), banned=(greedy()[7],)).outcome == "as_asked"
+    assert check_sampler(forced(ROWS, greedy(rows)), asked=Sampling(banned=(greedy()[7],))).outcome == "as_asked"
     unasked = check_sampler(forced(ROWS, greedy(rows)))
     assert unasked.outcome == "differs"
     assert unasked.avoided == (greedy()[7],)
@@ -86,7 +87,7 @@ def test_a_penalty_that_both_were_asked_to_apply_is_no_fault(penalty: float):
         scores = row.clone()
         scores[sorted(set(chosen))] -= penalty
         chosen.append(int(scores.argmax()))
-    assert check_sampler(forced(rows, chosen), presence_penalty=penalty).outcome == "as_asked"
+    assert check_sampler(forced(rows, chosen), asked=Sampling(presence_penalty=penalty)).outcome == "as_asked"
     found = check_sampler(forced(rows, chosen))
     assert found.outcome == "differs"
     (presence,) = [one for one in found.penalties if one.kind == "presence"]

@@ -106,6 +106,12 @@ SETTINGS: dict[str, str] = {
     "zeroed_arena": "bool: buffers are zeroed each time they are handed out; off, they keep what was left in them",
     "suppress_tokens": "ids that generation never chooses, besides those of generation_config.json",
     "presence_penalty": "number taken off the logit of each id that generation has chosen before",
+    "frequency_penalty": "number taken off that logit for each time it was chosen",
+    "repetition_penalty": "divides positive logits of ids in the prompt or generated, multiplies negative ones",
+    "temperature": "logits are divided by it; 0 takes the largest",
+    "top_k": "ids kept, 0 for all",
+    "top_p": "probability of the likeliest ids that are kept, 1 for all",
+    "min_p": "least share of the likeliest id's probability that is kept, 0 for all",
 }
 
 SEAMS = Seams(

@@ -28,6 +28,7 @@ from parity.runner import (
     check_requests,
     check_schedule,
 )
+from parity.sampling import Sampling, require_ids
 from parity.stages import QWEN3_MOE
 from parity.trace import MemoryTrace, Trace, capture_environment, lineage_of
 from parity_kernels.backend import default_device, interpreted
@@ -44,7 +45,7 @@ from parity_kernels.forward.preview import preview
 from parity_kernels.forward.qwen3_moe import Qwen3Moe
 from parity_kernels.forward.reading import Reading
 from parity_kernels.forward.relabel import relabel_weights
-from parity_kernels.forward.sampling import Sampling
+from parity_kernels.forward.sampling import Sampling as InstanceSampling
 from parity_kernels.forward.tokenizer import Tokenizer
 from parity_kernels.forward.variants import chosen, variants
 from parity_kernels.forward.weights import Weights, load_weights
@@ -62,7 +63,7 @@ RECIPES = {
 
 
 CAN = frozenset(
-    {"forward", "generate", "graft", "chunk", "slots", "padding", "poison", "relabel", "variant", "bindings"}
+    {"forward", "generate", "sample", "graft", "chunk", "slots", "padding", "poison", "relabel", "variant", "bindings"}
 )
 
 AUDITED_IDS = 5
@@ -104,7 +105,7 @@ class TritonRunner:
         weights = load_weights(folder, self.config, recipe=self.recipe.name, device=self.device, change=change)
         self.engine = Qwen3Moe(self.config, weights, Arena(self.device))
         self.chats = Chat(folder, self.tokenizer, None if fault is None else fault.prompt)
-        self.sampling = Sampling.beside(
+        self.sampling = InstanceSampling.beside(
             folder,
             vocab=self.config.vocab,
             settings={} if fault is None else fault.engine,
@@ -214,8 +215,14 @@ class TritonRunner:
         max_new_tokens: int,
         schedule: Schedule = Schedule(),
         graft: Sequence[Graft | ComputedGraft] = (),
+        sampling: Sampling | None = None,
     ) -> Generation:
-        """Continue one request greedily; ties go to the lower id. Probes set by the environment see it."""
+        """Continue one request, greedily unless `sampling` asks otherwise; probes set by the environment see it.
+
+        What the instance itself fixes holds over what is asked, and `Generation.sampler` says what was in force.
+        """
+        if sampling is not None:
+            require_ids(sampling, self.config.vocab)
         (request,) = self.chats.fed([request])
         self._check([request], schedule, max_new_tokens)
         check_schedule(schedule, [request], can=frozenset(), runner="triton, generating")
@@ -230,7 +237,7 @@ class TritonRunner:
                 logits = self._probed(step, cache, probes)
             for number in range(max_new_tokens):
                 assert logits is not None  # _check refuses an empty prompt
-                ids.append(self.sampling.choose(logits[-1], ids, prompt=len(request.ids)))
+                ids.append(self.sampling.choose(logits[-1], ids, prompt=len(request.ids), asked=sampling))
                 if number + 1 == max_new_tokens:
                     break
                 last = len(ids) - 1
@@ -240,7 +247,8 @@ class TritonRunner:
                 )  # fmt: skip
                 logits = self._probed(step, cache, probes)
         new = tuple(ids[len(request.ids) :])
-        return Generation(new, self.tokenizer.decode(new) if self.tokenizer else None)
+        text = self.tokenizer.decode(new) if self.tokenizer else None
+        return Generation(new, text, self.sampling.describe(sampling))
 
     def chat(
         self,

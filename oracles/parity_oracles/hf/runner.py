@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,13 @@ import transformers
 from parity.errors import UsageError
 from parity.preview import RunnerPreview
 from parity.records import Recipe, Rows
+from parity.sampling import Sampling
 from parity_oracles.checkpoint import Checkpoint, read_checkpoint
 from parity_oracles.hf import experts as _experts  # noqa: F401  (registers the tapped expert loop)
 from parity_oracles.hf import qwen3_moe
 from parity_oracles.hf.attention import TappedCache
 from parity_oracles.hf.binding import build_model
+from parity_oracles.hf.sampling import choose
 from parity_oracles.hf.taps import Taps
 from parity_oracles.oracle import Oracle
 from parity_oracles.preview import preview
@@ -36,7 +38,7 @@ class HfRunner(Oracle):
     """
 
     name = "hf"
-    can = frozenset({"forward", "generate", "graft", "replay"})
+    can = frozenset({"forward", "generate", "sample", "graft", "replay"})
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: str = "float32") -> None:
         torch_dtype, short = DTYPES[dtype]
@@ -72,6 +74,10 @@ class HfRunner(Oracle):
             logits_to_keep=1 if last_only else 0,
         )
         return out.logits[0]
+
+    def choose(self, logits: torch.Tensor, ids: Sequence[int], *, prompt: int, sampling: Sampling) -> int:
+        """The next token by HF's own processors."""
+        return choose(logits, ids, prompt=prompt, sampling=sampling)
 
     def replay(
         self, stage: str, layer: int | None, inputs: Mapping[str, torch.Tensor], *, positions: torch.Tensor, recipe: str

@@ -30,7 +30,7 @@ class RecipeRunner(Oracle):
     """
 
     name = "recipe"
-    can = frozenset({"forward", "generate", "graft", "replay", "chunk"})
+    can = frozenset({"forward", "generate", "sample", "graft", "replay", "chunk"})
 
     def __init__(self, checkpoint: Checkpoint, *, recipe: str | None = None, order: int = 0) -> None:
         natural = checkpoint.hyper.quantization or "bf16"
