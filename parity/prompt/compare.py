@@ -16,7 +16,7 @@ from parity.prompt.render import Rendering, render_jobs
 from parity.prompt.rules import explain
 from parity.prompt.search import UNPRIMED, Rendered, Search, encoded, job_for
 from parity.prompt.settings import Setting
-from parity.prompt.vocabulary import Vocabulary, visible
+from parity.prompt.vocabulary import Vocabulary
 
 SETTING_COSTS = 2
 """Ids that a changed argument has to explain before the reference is rendered with it; decides what a difference is
@@ -47,6 +47,7 @@ def compare_prompts(model: str | Path, conversation: Conversation, fed: FedPromp
     (first,), (inspection,) = render_jobs([job_for(folder, template, conversation)], inspect=[template.text])
     plain = Rendered(Setting({}), encoded(vocabulary, _text(first, template)))
     nearest, tried, all_tried, explanations = plain, 1, True, ()
+    hunks: tuple[Hunk, ...] = ()
     if plain.prompt.ids != sut.ids:
         search = Search(folder, template, vocabulary, conversation, sut)
         found, others, all_tried = search.run(inspection, first.formats)
@@ -56,10 +57,10 @@ def compare_prompts(model: str | Path, conversation: Conversation, fed: FedPromp
         if nearest.prompt.ids != sut.ids:
             case = _case(folder, template, vocabulary, conversation, sut, nearest, others)
             explanations = explain(case)
+            hunks = case.hunks
     if given.counted is not None and given.counted != len(sut.ids):
         explanations = (*explanations, _counted(given.counted, len(sut.ids)))
-    hunks = align(nearest.prompt.ids, sut.ids)
-    pieces = tuple(_shown(vocabulary, ids) for ids in (nearest.prompt.ids, sut.ids))
+    pieces = tuple(vocabulary.shown(ids) for ids in (nearest.prompt.ids, sut.ids))
     return PromptComparison(
         same=not explanations,
         model=folder.path.resolve().name,
@@ -161,10 +162,6 @@ def _counted(counted: int, fed: int) -> Explanation:
         f"The engine counts {counted} prompt tokens and shows {fed}: what it shows is not what it feeds, or it caches."
     )
     return Explanation("count_differs", said, evidence={"counted": counted, "ids": fed})
-
-
-def _shown(vocabulary: Vocabulary, ids: tuple[int, ...]) -> tuple[str, ...]:
-    return tuple(visible(piece.decode("utf-8", errors="backslashreplace")) for piece in vocabulary.pieces(ids))
 
 
 def _first(

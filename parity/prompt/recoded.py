@@ -106,7 +106,7 @@ def settings_giving(vocabulary: Vocabulary, text: str, ids: tuple[int, ...]) -> 
 
 
 def _gives(vocabulary: Vocabulary, text: str, ids: tuple[int, ...]) -> bool:
-    return vocabulary.may_begin(text, ids) and vocabulary.encode(text) == ids
+    return vocabulary.may_begin(text, ids) and vocabulary.encode_whole(text) == ids
 
 
 def _settings(document: Any) -> Iterator[tuple[str, Any, Any]]:

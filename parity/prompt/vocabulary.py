@@ -16,6 +16,9 @@ FILE = "tokenizer.json"
 LONG = 4000
 """Characters at the start of a longer text that are encoded to see whether the rest is worth it."""
 
+KEPT = 64
+"""Parts of texts whose ids are remembered: many renderings of one conversation share its messages."""
+
 NEAR_THE_CUT = 64
 """Ids at the end of such a start that the rest of the text may change."""
 
@@ -70,13 +73,49 @@ class Vocabulary:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of `text`: special tokens recognized where they stand, none added."""
+        if self._control_pattern is None or self.inner.encode_special_tokens:
+            return self.encode_whole(text)
+        parts = self._control_pattern.split(text)
+        found: list[int] = []
+        for number, part in enumerate(parts):
+            if not part:
+                continue
+            if number % 2:
+                found.append(self.inner.token_to_id(part))
+                continue
+            if part not in self._encoded:
+                if len(self._encoded) >= KEPT:
+                    self._encoded.clear()
+                self._encoded[part] = self.encode_whole(part)
+            found += self._encoded[part]
+        return tuple(found)
+
+    def encode_whole(self, text: str) -> tuple[int, ...]:
+        """The same by the library as it is set now, of the text at once."""
         return tuple(self.inner.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def _encoded(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str] | None:
+        """Control tokens at which a text may be cut before it is encoded, since the library cuts there itself; None for
+        a tokenizer whose parts see what stands before them."""
+        tokens = self.inner.get_added_tokens_decoder().values()
+        if "ByteLevel" not in self._kinds or "Metaspace" in self._kinds or self.document.get("normalizer"):
+            return None
+        if any(one.lstrip or one.rstrip or one.single_word or one.normalized for one in tokens):
+            return None
+        # The longest of those that begin at a place, as the library takes it.
+        names = sorted((re.escape(one.content) for one in tokens if one.content), key=len, reverse=True)
+        return re.compile(f"({'|'.join(names)})") if names else None
 
     def may_begin(self, text: str, ids: Sequence[int], *, but_for: int | None = None) -> bool:
         """False when `ids` begin otherwise than those of a long `text`, ids `but_for` left out; else True."""
         if len(text) <= LONG:
             return True
-        start = self.encode(text[:LONG])[:-NEAR_THE_CUT]
+        start = self.encode_whole(text[:LONG])[:-NEAR_THE_CUT]
         ours, theirs = ([one for one in part if one != but_for] for part in (start, ids[: len(start) + NEAR_THE_CUT]))
         return theirs[: len(ours)] == ours
 
@@ -86,8 +125,9 @@ class Vocabulary:
 
     def require_known(self, ids: Sequence[int]) -> None:
         """Raise UsageError naming the first of `ids` that this tokenizer has no token for."""
-        for at, number in enumerate(ids):
-            if self.inner.id_to_token(number) is None:
+        unknown = {number for number in set(ids) if self.inner.id_to_token(number) is None}
+        for at, number in enumerate(ids if unknown else ()):
+            if number in unknown:
                 raise UsageError(
                     place=f"id {number} at position {at}",
                     expected=f"ids of the {self.size} tokens in {FILE}",
@@ -97,7 +137,21 @@ class Vocabulary:
 
     def pieces(self, ids: Sequence[int]) -> tuple[bytes, ...]:
         """The bytes that each id stands for; joined they are the text, spaces at the start included."""
-        return tuple(self._piece(number) for number in ids)
+        known = self._pieces
+        for number in set(ids) - known.keys():
+            known[number] = self._piece(number)
+        return tuple(map(known.__getitem__, ids))
+
+    def shown(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text that each id stands for, on one line, with blanks to be seen."""
+        known = list(set(ids))
+        pieces = (visible(piece.decode("utf-8", errors="backslashreplace")) for piece in self.pieces(known))
+        seen = dict(zip(known, pieces, strict=True))
+        return tuple(map(seen.__getitem__, ids))
+
+    @cached_property
+    def _pieces(self) -> dict[int, bytes]:
+        return {}
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included; bytes that are no UTF-8 show as U+FFFD."""

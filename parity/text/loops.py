@@ -9,9 +9,9 @@ template  every token matches once numbers are taken as equal: a line that repea
 fuzzy     FUZZY_RATE of the tokens match, numbers taken as equal, at a lag that may wander by two tokens, or a 32nd.
 
 Healthy text repeats itself too: tables, code, refrains, counting. What tells a loop from these: it fills the text to
-its end or goes on for very long; and where numbers or words vary it repeats running prose, three words in a row, which
-tables, lists and code do not. These limits are conventions, held by the texts in tests/text; a report gives the loop's
-own numbers beside them.
+its end or goes on for very long; and where numbers or words vary it repeats running prose, three words in a row and
+most of the tokens words, which tables, lists, records and code do not. These limits are conventions, held by the texts
+in tests/text; a report gives the loop's own numbers beside them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from parity.text.tokens import TokenText
 
 MAX_PERIOD = 512
 BLOCK = 16  # the matches of a block are the bits of one 16-bit word
-FUZZY_RATE = 0.85
+FUZZY_RATE, ROUND_RATE = 0.85, 0.75
 WANDER, WANDER_SHARE = 2, 32
 SMOOTHED = 5
-PROSE_WORDS = 3
+PROSE_WORDS, PROSE_SHARE = 3, 0.6
+"""Words in a row, and words among the tokens that are not blank, of a round of prose: English has about one mark in
+eight tokens; a line `Step 5: now we check the value 3.` has 6 words of 10, a record `"id": 5, "name": "x"` 3 of 13."""
 
 LEAST_TOKENS = {"exact": 48, "template": 96, "fuzzy": 128}
 LEAST_REPEATS = {"exact": 4.0, "template": 12.0, "fuzzy": 4.0}
 """Of a loop that goes on to the end of the text."""
 
 WORDLESS_REPEATS = 16.0
-"""Of an exact loop without a word in it: rows of a table can be the same a few times."""
+"""Of an exact loop without a word in it, which then runs to the very end: rows of a table can be the same a few times,
+and a list of zeros that is closed is a list."""
 
 LASTING_TOKENS, LASTING_REPEATS = 256, 8.0
 """Of an exact loop that ends before the text does."""
@@ -86,7 +89,7 @@ def _loops(codes: NDArray[np.int32], counts: NDArray[np.uint8], text: TokenText,
             low = _extend_back(codes, first * BLOCK, period)
             stop = _extend(codes, (last + 1) * BLOCK, period)
             loop = Loop(kind, period, low - period, stop, 1.0, stop >= len(codes) - _tail(period))
-        if loop.rate >= rate and _counts_as_loop(loop, text):
+        if loop.rate >= (ROUND_RATE if kind == "fuzzy" else rate) and _counts_as_loop(loop, text):
             found.append(loop)
     return found
 
@@ -120,10 +123,16 @@ def _stretches(counts: NDArray[np.uint8], rate: float) -> list[tuple[int, int, i
     """(period, first block, last block) of every run of at least two blocks that match at that rate."""
     good = counts >= rate * BLOCK
     if rate < 1.0 and counts.shape[1] >= SMOOTHED:
-        # A block or two that fit badly do not end a loop: of SMOOTHED blocks together the rate is asked.
+        # A block or two that fit badly do not end a loop: of SMOOTHED blocks together the rate is asked, and of a whole
+        # round ROUND_RATE, since each word that is another in one of two rounds costs up to a block.
         sums = np.cumsum(np.pad(counts, ((0, 0), (1, 0))), axis=1, dtype=np.uint32)
         wide = sums[:, SMOOTHED:] - sums[:, :-SMOOTHED] >= rate * BLOCK * SMOOTHED
         good[:, SMOOTHED // 2 : SMOOTHED // 2 + wide.shape[1]] |= wide
+        for lag in range(len(counts)):
+            span = -(-(lag + 1) // BLOCK)
+            if span > SMOOTHED and counts.shape[1] >= span:
+                round_ = sums[lag, span:] - sums[lag, :-span] >= ROUND_RATE * BLOCK * span
+                good[lag, span // 2 : span // 2 + len(round_)] |= round_
     found = []
     for lag in np.flatnonzero((good[:, 1:] & good[:, :-1]).any(1)).tolist():
         edges = np.flatnonzero(np.diff(np.concatenate([[0], good[lag].view(np.int8), [0]])))
@@ -159,14 +168,24 @@ def _counts_as_loop(loop: Loop, text: TokenText) -> bool:
         return False
     once = slice(loop.start, loop.start + loop.period)
     if loop.kind == "exact":
-        worded = bool(text.is_word[once].any())
-        return worded or (loop.to_end and loop.repeats >= WORDLESS_REPEATS)
+        return _worded(text, once) or (loop.end == len(text) and loop.repeats >= WORDLESS_REPEATS)
     return text.strings is not None and _prose(text, loop)
 
 
+def _worded(text: TokenText, once: slice) -> bool:
+    """Whether a round holds a word; a single Latin letter between marks, as in 0x00, is none."""
+    if text.strings is None:
+        return True
+    inside = zip(text.strings[once], text.is_word[once].tolist(), strict=True)
+    return any(word and (len(string.strip()) > 1 or not string.strip().isascii()) for string, word in inside)
+
+
 def _prose(text: TokenText, loop: Loop) -> bool:
-    """Whether a round holds PROSE_WORDS words in a row with nothing but blanks between them."""
+    """Whether a round has PROSE_WORDS words in a row with nothing but blanks between them, and is PROSE_SHARE words."""
     once = slice(loop.start, loop.start + 2 * loop.period)  # a run may cross the end of the round
+    written = sum(not string.isspace() for string in (text.strings or ())[once])
+    if text.is_word[once].sum() < PROSE_SHARE * max(written, 1):
+        return False
     words = 0
     for word, blank in zip(text.is_word[once].tolist(), text.is_blank[once].tolist(), strict=True):
         if word:

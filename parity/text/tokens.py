@@ -35,20 +35,23 @@ class TokenText:
 
     @cached_property
     def without_numbers(self) -> NDArray[np.int32]:
-        """The codes with every run of digits as one and the same token; the codes themselves for bare ids."""
+        """The codes with every run of digits, and every English number word, as one and the same token; the codes
+        themselves for bare ids."""
         if self.strings is None:
             return self.codes
-        return _codes([_DIGITS.sub("0", string) for string in self.strings])
+        known = {string: "0" if is_number_word(string) else _DIGITS.sub("0", string) for string in set(self.strings)}
+        return _codes([known[string] for string in self.strings])
 
     @cached_property
     def is_word(self) -> NDArray[np.bool_]:
-        """[N], tokens that hold letters and nothing but letters and blanks; all of them for bare ids."""
+        """[N], tokens that hold letters and nothing but letters and blanks, number words excepted; all of them for bare
+        ids."""
         if self.strings is None:
             return np.ones(len(self), bool)
         known: dict[str, bool] = {}
         for string in self.strings:
             if string not in known:
-                known[string] = string.strip().isalpha()
+                known[string] = string.strip().isalpha() and not is_number_word(string)
         return np.array([known[string] for string in self.strings], bool)
 
     @cached_property
@@ -61,10 +64,33 @@ class TokenText:
 
 _DIGITS = re.compile(r"\d+")
 
+_NUMBER_WORDS = re.compile(
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
+    "(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|million",
+    re.IGNORECASE,
+)
+
+
+def is_number_word(string: str) -> bool:
+    """Whether a token spells a number in English: counting in words is counting."""
+    return _NUMBER_WORDS.fullmatch(string.strip()) is not None
+
+
+LONGEST_WORD, LONGEST_RUN = 40, 256
+"""Letters or digits, and equal characters, up to which a run is one token. The longest words of languages that write
+blanks are shorter, and so are the rules that people draw; a longer run may be a loop in itself."""
+
 
 def split_text(text: str) -> TokenText:
-    """A text cut by character class; joined again it is the same text."""
-    return from_strings([match.group() for match in _PARTS.finditer(text)])
+    """A text cut by character class, runs too long for a word by character; joined again it is the same text."""
+    parts: list[str] = []
+    for match in _PARTS.finditer(text):
+        part = match.group()
+        if len(part) > (LONGEST_WORD if part[0].isalnum() else LONGEST_RUN):
+            parts += part
+        else:
+            parts.append(part)
+    return from_strings(parts)
 
 
 def from_strings(strings: Sequence[str]) -> TokenText:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import time
 from pathlib import Path
@@ -161,3 +162,97 @@ def test_time_grows_with_length_and_no_faster():
 def test_text_is_cut_without_loss():
     text = POEM + "x = 12; ###  \n\n\u00e9\U0001f600\udcff tab\t"
     assert split_text(text).text == text
+
+
+def _names(count: int) -> list[str]:
+    rng = random.Random(count)
+    first, last = ("Anna", "Boris", "Chen", "Dalia", "Emeka", "Fatima"), ("Smith", "Novak", "Okafor", "Tanaka", "Kim")
+    return [f"{rng.choice(first)} {rng.choice(last)}" for _ in range(count)]
+
+
+def _roman(number: int) -> str:
+    signs = ((100, "C"), (90, "XC"), (50, "L"), (40, "XL"), (10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I"))
+    text = ""
+    for value, sign in signs:
+        text, number = text + sign * (number // value), number % value
+    return text
+
+
+def _in_words(number: int) -> str:
+    ones = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    tens = "twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
+    small = [*ones.split(), "eighteen", "nineteen"]
+    if number < 20:
+        return small[number - 1]
+    if number < 100:
+        return tens[number // 10 - 2] + (f"-{small[number % 10 - 1]}" if number % 10 else "")
+    rest = f" and {_in_words(number % 100)}" if number % 100 else ""
+    return f"{small[number // 100 - 1]} hundred{rest}"
+
+
+def _records() -> dict[str, str]:
+    rng, people = random.Random(8), _names(60)
+    return {
+        "csv with its header again": "".join(
+            "id,name,amount\n" + "".join(f"{rng.randrange(999)},{one},{rng.random():.2f}\n" for one in people[:6])
+            for _ in range(20)
+        ),
+        "json numbers": json.dumps([[rng.randrange(10) for _ in range(8)] for _ in range(60)]),
+        "json zeros": json.dumps([0] * 150),
+        "json records": json.dumps([{"id": n, "active": True, "tags": [], "of": None} for n in range(100)], indent=2),
+        "json sentences": json.dumps([{"question": f"What is the capital of {one}?"} for one in people], indent=1),
+        "sql": "".join(f"INSERT INTO users (id, name) VALUES ({n}, '{one}');\n" for n, one in enumerate(people)),
+        "setters": "".join(
+            f"  public void set{w.title()}(String value) {{\n    this.{w} = value;\n  }}\n"
+            for w in sorted({w.lower() for w in WORDS if w.isalpha()})[:50]
+        ),
+        "zeros in C": "char a[] = {\n" + "".join("  " + ", ".join(["0x00"] * 12) + ",\n" for _ in range(6)) + "};\n",
+        "log": "".join(
+            f"2024-05-01 12:00:{n % 60:02d} INFO handled in {n * 7 % 90} ms by worker 3\n" for n in range(120)
+        ),
+        "names": "\n".join(_names(200)),
+        "dna": "".join(rng.choice("ACGT") for _ in range(3000)),
+        "chess": " ".join(f"{n}. {rng.choice('NBRQK')}{rng.choice('abcd')}4 e{n % 8 + 1}" for n in range(1, 120)),
+        "roman": ", ".join(map(_roman, range(1, 200))),
+        "chapters": "\n".join(f"Chapter {_roman(n)}" for n in range(1, 120)),
+        "counting in words": ", ".join(map(_in_words, range(1, 400))),
+        "counting with rules": "".join(f"{n}\n---\n" for n in range(1, 201)),
+        "counting with arrows": " -> ".join(map(str, range(1, 300))),
+        "fizzbuzz": "\n".join("Fizz" * (n % 3 == 0) + "Buzz" * (n % 5 == 0) or str(n) for n in range(1, 200)),
+    }
+
+
+@pytest.mark.parametrize("name", _records())
+def test_records_and_counting_are_no_loop(name: str):
+    assert find_loop(split_text(_records()[name])) is None
+
+
+@pytest.mark.parametrize("unit", ["a", "!", "0", "CRE", "[", " ", "\n", "\ufffd", "的", "我不知道", "no ", ". "])
+def test_a_text_that_runs_into_one_sign(unit: str):
+    start = some_prose(4, 100)
+    loop = find_loop(split_text(start + unit * 600))
+    assert loop is not None
+    assert loop.kind == "exact"
+    assert loop.to_end
+    assert abs(loop.start - len(split_text(start))) <= loop.period
+
+
+@pytest.mark.parametrize("words", [12, 30])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_loop_of_which_each_round_has_other_words_here_and_there(words: int, seed: int):
+    rng, start = random.Random(seed), some_prose(seed, 200)
+    unit = some_prose(seed + 70, words).split()
+    rounds = [rng.choice(WORDS) if rng.random() < 0.05 else word for _ in range(400 // words) for word in unit]
+    loop = find_loop(split_text(start + " ".join(rounds) + "\n"))
+    assert loop is not None
+    assert loop.kind == "fuzzy"
+    assert abs(loop.start - len(split_text(start))) <= loop.period
+
+
+def test_a_loop_that_begins_after_5000_tokens():
+    head = some_prose(2, 3000)
+    assert len(split_text(head)) > 5000
+    loop = find_loop(split_text(head + some_prose(3, 9) * 30))
+    assert loop is not None
+    assert loop.kind == "exact"
+    assert abs(loop.start - len(split_text(head))) <= loop.period
