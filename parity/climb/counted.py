@@ -8,6 +8,7 @@ from typing import Any
 
 from parity.process_runner import ProcessRunner
 from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule
+from parity.sampling import Sampling
 from parity.trace import Trace
 
 
@@ -48,9 +49,11 @@ class Counted:
         max_new_tokens: int,
         schedule: Schedule = Schedule(),
         graft: Sequence[Graft | ComputedGraft] = (),
+        sampling: Sampling | None = None,
     ) -> Generation:
         self.generations += 1
         under: dict[str, Any] = {"graft": graft} if graft else {}
+        under |= {} if sampling is None else {"sampling": sampling}
         return self.runner.generate(request, max_new_tokens=max_new_tokens, schedule=schedule, **under)
 
     def __getattr__(self, name: str) -> Any:
