@@ -147,17 +147,21 @@ class Sampler:
         return replace(made, sampler={})
 
 
+def sampler(inner: Any, **applied: Any) -> Any:
+    return Sampler(inner, **applied)
+
+
 def test_two_samplers_are_compared_over_paired_seeds(recipe: Any, prompt: Make):
-    asked = {"oracle": Sampler(recipe), "request": prompt(6), "tokens": 4, "sampling": Sampling(temperature=1.0)}
-    healthy = compare_sampled(sut=Sampler(recipe), seeds=range(10), **asked)
+    asked = {"oracle": sampler(recipe), "request": prompt(6), "tokens": 4, "sampling": Sampling(temperature=1.0)}
+    healthy = compare_sampled(sut=sampler(recipe), seeds=range(10), **asked)
     assert healthy.verdict == "no_difference_seen", healthy.sentence
     assert healthy.sut_ids == healthy.oracle_ids
-    cold = compare_sampled(sut=Sampler(recipe, temperature=0.5), seeds=range(10), **asked)
+    cold = compare_sampled(sut=sampler(recipe, temperature=0.5), seeds=range(10), **asked)
     assert cold.verdict == "differs"
     assert cold.sampler is not None
     assert "temperature" in {one.setting for one in cold.sampler.departures}
     assert cold.pairs["surprisal"].mean < 0  # colder text surprises less; ten seeds of four tokens prove no more
-    one = compare_sampled(sut=Sampler(recipe, temperature=0.5), seeds=[3], **asked)
+    one = compare_sampled(sut=sampler(recipe, temperature=0.5), seeds=[3], **asked)
     assert (one.verdict, one.sampler) == ("refused", None)
 
 
