@@ -27,7 +27,7 @@ from parity.sampling import Sampling
 
 @dataclass(frozen=True)
 class Reference:
-    """The oracle on one prompt. forced: on its own continuation. sampling: as asked. near, truth: logits of the recipe's
+    """The oracle on one prompt. forced: on its own continuation. sampling: as asked. near, truth: logits of the
     emulation and of exact arithmetic on the same ids, None for none; truth is None too where the oracle is exact."""
 
     info: RunnerInfo

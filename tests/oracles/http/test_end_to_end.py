@@ -15,6 +15,7 @@ import torch
 
 from parity.decode import DecodingVerdict, compare_decoding
 from parity.runner import Request, open_runner
+from parity.sampling import Sampling
 from parity.text import read_completion, score_text
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,7 +92,7 @@ def test_a_wrong_sampler_is_found(compare: Callable[..., Any], sampler: str, cau
 
 def test_an_ignored_ban_is_found(compare: Callable[..., Any]):
     token = compare(tokens=2).sut_ids[0]
-    found = compare(tokens=2, asked={"banned": (token,)})
+    found = compare(tokens=2, asked={"sampling": Sampling(banned=(token,))})
     assert "banned tokens came out" in found.sampler.sentence
 
 
