@@ -14,7 +14,7 @@ LEVELS = [
     {"errors", "stages", "records", "reading"},
     {"sampling", "registry", "preview", "runner", "process_runner", "trace", "metrics"},
     {"probes", "align", "floor"},
-    {"estimate", "capture", "compare", "faults", "prompt", "text"},
+    {"estimate", "capture", "importers", "compare", "faults", "prompt", "text"},
     {"invariance", "fingerprint", "graft", "audit"},
     {"ladder", "decode"},
     {"climb"},

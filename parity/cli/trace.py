@@ -1,4 +1,4 @@
-"""`parity trace ls | stats | verify | diff`: looking at a trace on disk."""
+"""`parity trace ls | stats | verify | diff | import`: looking at a trace on disk, and making one of foreign dumps."""
 
 from __future__ import annotations
 
@@ -126,6 +126,29 @@ def diff(
         console.print(f"{found.identical} captures are identical, {len(found.captures)} are not.")
     if not found.same_payloads:
         raise typer.Exit(1)
+
+
+@commands.command("import")
+def import_(
+    dump: Annotated[Path, typer.Argument(help="Folder of .npy files, or of .bin files with a .json beside each.")],
+    stage_map: Annotated[Path, typer.Option("--map", help="JSON: the run, and which file is which stage.")],
+    out: Annotated[Path, typer.Option(help="Folder for the trace; it must not hold one.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a trace of tensors that somebody else dumped; docs/importing.md says how a map looks.
+
+    Example: parity trace import dump --map map.json --out runs/sut
+    """
+    from parity.importers import import_dump, read_map
+
+    found = import_dump(dump, read_map(stage_map), out)
+    if as_json:
+        print_json(found)
+        return
+    console = Console()
+    console.print(escape(f"{found.out}: {found.captures} captures of {len(found.sites)} sites"), highlight=False)
+    if found.ignored:
+        console.print(escape("ignored by the map: " + ", ".join(found.ignored)), highlight=False)
 
 
 def _step(item: Any) -> str:
