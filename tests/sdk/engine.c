@@ -73,7 +73,7 @@ static void forward(int layers, const char *phase, int step, int first, int toke
     pt_capture_init(&c, "moe.topk_ids", layer, PT_U8, 2, two); /* leaves the payload off its alignment */
     c.first_position = first;
     put(&c, half);
-    if (!fast) usleep(1000);
+    if (!fast) usleep(20000);
   }
 }
 
