@@ -33,8 +33,9 @@ from parity.report.plots.heads import draw_heads
 from parity.report.plots.layer_stage_map import draw_layer_stage_map
 from parity.report.plots.position_curve import draw_position_curve
 from parity.report.plots.score_distribution import draw_score_distribution
-from parity.report.plots.style import Picture, spans
+from parity.report.plots.style import Picture
 from parity.report.plots.text_divergence import TextPair, draw_text_divergence
+from parity.report.text import spans
 
 REFERENCES = Path(__file__).parent / "references"
 TOLERANCE = 3.3

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 
 from parity.records import Comparison, Summary
 from parity.report.plots.layer_stage_map import worst_by_site
-from parity.report.plots.style import BLUE, GREY, INK, VERMILION, Picture, count, empty, figure, finish, times
+from parity.report.plots.style import BLUE, GREY, INK, VERMILION, Picture, empty, figure, finish
+from parity.report.text import count, times
 
 LEAST = 1e-3
 """Multiples of the floor below which a bitwise equal site (0) is drawn on a logarithmic axis."""

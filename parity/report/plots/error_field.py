@@ -8,7 +8,8 @@ from matplotlib.colors import LogNorm
 
 from parity.fingerprint import ReducedField
 from parity.metrics import COLUMN_BLOCK
-from parity.report.plots.style import INK, PALE, VERMILION, Picture, count, empty, figure, finish
+from parity.report.plots.style import INK, PALE, VERMILION, Picture, empty, figure, finish
+from parity.report.text import count
 
 LOST = 0.5
 """Relative error from which a cell counts as wrong in the message: half the oracle's norm, far over the 0.03 to 0.1 of

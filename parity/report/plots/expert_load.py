@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 
 from parity.fingerprint import ReducedField
 from parity.invariance import Coverage
-from parity.report.plots.style import BLUE, GREY, INK, VERMILION, Picture, count, empty, figure, finish
+from parity.report.plots.style import BLUE, GREY, INK, VERMILION, Picture, empty, figure, finish
+from parity.report.text import count
 
 _MOST_LABELLED = 24
 _MOST_TILES = 60

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from parity.fingerprint import ReducedField
-from parity.report.plots.style import BLUE, INK, VERMILION, Picture, count, empty, figure, finish, spans
+from parity.report.plots.style import BLUE, INK, VERMILION, Picture, empty, figure, finish
+from parity.report.text import count, spans
 
 STANDS_OUT = 3.0
 """A head's median is called apart at three times the median of all heads: the message only says what is seen; whether

@@ -11,20 +11,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 
 from parity.compare.table import cell_words
 from parity.records import Comparison, Summary
-from parity.report.plots.style import (
-    ABOVE,
-    BELOW,
-    BOUNDS,
-    INK,
-    PALE,
-    Picture,
-    count,
-    empty,
-    figure,
-    finish,
-    spans,
-    times,
-)
+from parity.report.plots.style import ABOVE, BELOW, BOUNDS, INK, PALE, Picture, empty, figure, finish
+from parity.report.text import count, spans, times
 
 _MOST_NUMBERED = 40
 """Layers up to which cells are tall enough (0.3 inch) for a number at 7 points."""

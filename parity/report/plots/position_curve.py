@@ -9,20 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from parity.fingerprint import ReducedField
-from parity.report.plots.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    VERMILION,
-    Picture,
-    count,
-    empty,
-    figure,
-    finish,
-    listed_names,
-)
+from parity.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, Picture, empty, figure, finish
+from parity.report.text import count, listed_names
 
 _LOOKS = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":"), (INK, "-"))
 """Colour and dash together, so that curves differ in grey."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from parity.records import Summary
-from parity.report.plots.style import BLUE, INK, VERMILION, Picture, count, empty, figure, finish, times
+from parity.report.plots.style import BLUE, INK, VERMILION, Picture, empty, figure, finish
+from parity.report.text import count, times
 
 _LOOKS = ((BLUE, ""), (VERMILION, "///"), ("#56B4E9", "..."), ("#CC79A7", "xx"))
 LEAST = 1e-3

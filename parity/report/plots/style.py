@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -72,32 +71,3 @@ def empty(title: str, why: str) -> Picture:
     made = figure(6.5, 1.2)
     made.text(0.02, 0.3, textwrap.fill(why, 80), fontsize=9, color=INK, parse_math=False)
     return finish(made, title, why)
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """`0 to 3 and 7` for 0, 1, 2, 3, 7; empty for none."""
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    words = [str(a) if a == b else f"{a} and {b}" if b == a + 1 else f"{a} to {b}" for a, b in runs]
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else ""
-
-
-def times(value: float) -> str:
-    """A multiple of the floor for a sentence: `0.62`, `8.4`, `350`."""
-    return f"{value:.2g}" if value < 9.5 else f"{value:.0f}"
-
-
-def count(number: int, noun: str) -> str:
-    """`1 site`, `3 sites`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def listed_names(names: Sequence[str], most: int = 3) -> str:
-    """`a`, `a and b`, or the first few and how many more."""
-    if len(names) > most:
-        return ", ".join(names[:most]) + f" and {len(names) - most} more"
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else "nothing"

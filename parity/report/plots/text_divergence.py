@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
 
-from parity.report.plots.style import BLUE, GREY, INK, ORANGE, VERMILION, Picture, count, empty, figure, finish
-from parity.report.text import shorten, visible
+from parity.report.plots.style import BLUE, GREY, INK, ORANGE, VERMILION, Picture, empty, figure, finish
+from parity.report.text import count, shorten, visible
 
 ACROSS, MOST_LINES = 12, 8
 """Tokens on a line, and lines: as many as a page shows at a legible size; what is left out is counted."""
