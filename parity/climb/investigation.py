@@ -14,7 +14,7 @@ from parity.climb.climb import Hear, climb
 from parity.climb.conclude import Conclusion, conclude
 from parity.climb.counted import Counted
 from parity.climb.rung import RungResult
-from parity.climb.store import CASE, FINDING, read_json, read_results, write_json
+from parity.climb.store import CASE, FINDING, read_case, read_json, read_results, write_json
 from parity.errors import UsageError
 from parity.floor import Floor
 from parity.ladder.calibrate import Opening
@@ -47,7 +47,7 @@ class Investigation:
     def read(cls, folder: str | Path) -> Investigation:
         """The investigation in a folder, as far as it got. Raises UsageError for a folder that holds none."""
         folder = Path(folder)
-        case = read_record(Case, read_json(folder / CASE)["case"], place=str(folder / CASE))
+        case = read_record(Case, read_case(folder)["case"], place=str(folder / CASE))
         results = read_results(folder)
         return cls(folder, case, results, *_parts(conclude({one.number: one for one in results})))
 

@@ -39,6 +39,19 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def read_case(folder: Path) -> dict[str, Any]:
+    """What `case.json` holds: `case`, `environment`, `commands`. Raises UsageError as `read_json` does."""
+    content = read_json(folder / CASE)
+    if not isinstance(content, dict) or not isinstance(content.get("case"), dict):
+        raise UsageError(
+            place=str(folder / CASE),
+            expected="an object with `case`",
+            found=f"{str(content)[:80]}",
+            next_step="Run `parity investigate --out` into another folder.",
+        )
+    return content
+
+
 def read_result(folder: Path, rung: Rung) -> RungResult | None:
     """The stored result of a rung; None when it did not finish."""
     path = folder / RUNGS / rung.file

@@ -184,6 +184,7 @@ class Ledger:
     def _append(self, entry: Any) -> Any:
         """One line more, on the disk before this returns."""
         kind = next(name for name, cls in _KINDS.items() if isinstance(entry, cls))
+        entry = _KINDS[kind](**{name: _encodable(value) for name, value in _fields(entry).items()})
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
             file.seek(0)
@@ -200,6 +201,18 @@ class Ledger:
 
 def _fields(entry: Entry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in entry.__dataclass_fields__}
+
+
+def _encodable(value: Any) -> Any:
+    """The value with halves of surrogate pairs, which no reader takes, spelled out; bytes that are no UTF-8 become such
+    on the command line."""
+    if isinstance(value, str) and not isinstance(value, StrEnum):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_encodable(one) for one in value)
+    return value
 
 
 def _read(path: Path) -> Iterator[Entry]:

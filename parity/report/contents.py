@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from parity.climb import Investigation
 from parity.climb.conclude import FALSIFICATIONS
 from parity.climb.rungs import RUNGS
-from parity.climb.store import CASE, FINDING, read_json
+from parity.climb.store import FINDING, read_case, read_json
 from parity.ladder.ledger import Ledger
 from parity.report.evidence import (
     Rows,
@@ -145,7 +145,8 @@ def _recommendation(found: Investigation, gone: Mapping[int, str]) -> tuple[str,
         return "No recommendation yet", "No cause was established: settle first what is listed as not excluded."
     if not found.fix:
         return "No recommendation yet", "The place is known, its cause is not: no fix can be named."
-    return "Recommended", found.fix
+    proved = "" if found.finding.proof.get("proved") else " The finding is not proved yet."
+    return "Recommended", found.fix + proved
 
 
 def _not_reached(found: Investigation, gone: Mapping[int, str]) -> Iterator[str]:
@@ -157,7 +158,7 @@ def _not_reached(found: Investigation, gone: Mapping[int, str]) -> Iterator[str]
 
 
 def _reproduce(found: Investigation) -> Iterator[tuple[str, str]]:
-    content = read_json(found.folder / CASE)
+    content = read_case(found.folder)
     for command in content.get("commands") or ():
         yield "the investigation", str(command)
     for result in found.results:

@@ -75,7 +75,7 @@ def write_html(report: Report, exhibits: Sequence[Exhibit], path: Path) -> Path:
     figures = [
         {
             "alt": exhibit.picture.alt,
-            "source": "data:image/png;base64," + base64.b64encode(exhibit.picture.png()).decode(),
+            "source": "data:image/png;base64," + base64.b64encode(exhibit.picture.png).decode(),
             "width": round(exhibit.picture.figure.get_figwidth() * 96),
         }
         for exhibit in exhibits

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from parity.climb import Investigation
-from parity.climb.store import CASE, TRACES, read_json
+from parity.climb.store import TRACES, read_case
 from parity.errors import ParityError
 from parity.trace import open_trace
 
@@ -14,7 +14,7 @@ from parity.trace import open_trace
 def tell_setup(found: Investigation) -> Iterator[tuple[str, Any]]:
     """Rows of (what, which); what the trace cannot tell is said to be unknown."""
     case = found.case
-    content = read_json(found.folder / CASE)
+    content = read_case(found.folder)
     yield "engine under test", _runner(case.sut, case.sut_options)
     yield "oracle", _runner(case.oracle, case.oracle_options)
     yield "emulation of the recipe", case.emulation or "none: nothing audited, nothing proved"

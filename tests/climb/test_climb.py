@@ -111,3 +111,17 @@ def test_a_second_investigation_needs_a_folder_of_its_own(healthy: Investigation
 def test_a_result_without_numbers_is_refused():
     with pytest.raises(UsageError, match="numbers"):
         RUNGS[4].result(Status.RULED_OUT, "all is well")
+
+
+def test_what_was_found_makes_a_report_with_its_figures(scaled: Investigation, healthy: Investigation):
+    pytest.importorskip("matplotlib")
+    from parity.report.contents import gather
+    from parity.report.gallery import draw_gallery
+
+    report = gather(scaled)
+    assert report.advice == "Recommended"
+    assert report.proof_state == "proved"
+    assert any(row[0] == "H2" for row in report.refuted), "the checkpoint was ruled out, with its numbers"
+    names = [exhibit.name for exhibit in draw_gallery(scaled)]
+    assert {"error-field-1", "expert-load", "position-curve", "text-divergence", "layer-stage-map"} <= set(names)
+    assert gather(healthy).advice == "Nothing to recommend"

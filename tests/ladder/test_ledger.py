@@ -104,3 +104,13 @@ def test_a_killed_writer_leaves_what_it_had_entered(tmp_path: Path):
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
     assert [h.claim for h in Ledger(tmp_path).hypotheses] == [f"c{i}" for i in range(5)]
     assert all(json.loads(line)["kind"] == "hypothesis" for line in (tmp_path / LEDGER).read_text().splitlines())
+
+
+def test_bytes_that_are_no_utf8_can_be_read_back(tmp_path: Path):
+    """The command line makes halves of surrogate pairs of them, which no JSON reader takes."""
+    ledger = Ledger(tmp_path)
+    raised = ledger.suppose("seen in \udcff.log", prediction="a\udcfe", raised_by="\ud800")
+    ledger.conclude(raised.id, "refuted", command="grep \udcff", numbers={"\udcff": 1, "lines": ["\udcfe"]})
+    back = Ledger(tmp_path)
+    assert back.entries == ledger.entries
+    assert back.hypotheses[0].claim == "seen in \\udcff.log"

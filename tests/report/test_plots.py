@@ -188,7 +188,7 @@ def test_a_figure_carries_its_message_and_labels(name: str):
 
 
 def test_the_same_data_give_the_same_bytes():
-    assert scaled_head().png() == scaled_head().png()
+    assert scaled_head().png == scaled_head().png
 
 
 def test_marks_are_where_the_data_are():
@@ -267,7 +267,7 @@ def test_ninety_six_layers_and_nothing_at_all():
         draw_heads(reduce_field(field((0, 6, 16)))),
         draw_error_field(reduce_field(field((0, 6, 16)))),
     ):
-        assert nothing.png().startswith(b"\x89PNG")
+        assert nothing.png.startswith(b"\x89PNG")
 
 
 @pytest.mark.filterwarnings("error")
@@ -290,7 +290,7 @@ def test_tokens_of_a_model_are_drawn_as_text():
     assert "\\u202eabc" in words
     assert all(len(word) <= 11 for word in words)
     assert not any(letter in word for word in words for letter in "\u202e\x00\x1b\ud800")
-    assert picture.png().startswith(b"\x89PNG")
+    assert picture.png.startswith(b"\x89PNG")
 
 
 def test_a_reduced_field_survives_its_file():
@@ -298,7 +298,7 @@ def test_a_reduced_field_survives_its_file():
     back = ReducedField.from_json(json.loads(json.dumps(as_json(cut))))
     assert np.array_equal(back.error, cut.error)
     assert (back.experts, back.tile_rows, back.launches) == (cut.experts, cut.tile_rows, cut.launches)
-    assert draw_error_field(back).png() == draw_error_field(cut).png()
+    assert draw_error_field(back).png == draw_error_field(cut).png
     for spoiled in (
         {},
         as_json(cut) | {"heads": [[1, 2]]},

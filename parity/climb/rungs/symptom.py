@@ -60,6 +60,7 @@ def run(bench: Bench) -> RungResult:
         "evidence": {
             "decoding": found,
             "texts": texts,
+            "pieces": {"sut": _pieces(bench, found.sut_ids), "oracle": _pieces(bench, found.oracle_ids)},
             "text_scores": scores,
             "tokens": {"sut": found.sut_ids, "oracle": found.oracle_ids},
             "probes": probes,
@@ -123,6 +124,12 @@ def _decoded(bench: Bench, ids: tuple[int, ...]) -> str | None:
     """The text of new ids, by whoever has a tokenizer."""
     decoder = getattr(bench.oracle, "decoder", None)
     return None if decoder is None else Generation(ids, decoder.decode(ids)).text
+
+
+def _pieces(bench: Bench, ids: tuple[int, ...]) -> list[str] | None:
+    """The same, id by id; half a letter comes out as U+FFFD."""
+    decoder = getattr(bench.oracle, "decoder", None)
+    return None if decoder is None else [decoder.decode((number,)) for number in ids]
 
 
 def _score(ids: tuple[int, ...]) -> TextScore:

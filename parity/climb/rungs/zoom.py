@@ -7,6 +7,7 @@ from typing import Any
 
 from parity.climb.bench import Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
+from parity.fingerprint import ErrorField, ReducedField, reduce_field
 from parity.invariance import Coverage, Invariance
 from parity.ladder.locate import locate
 from parity.ladder.memory import settle_memory
@@ -14,6 +15,9 @@ from parity.ladder.replay import Replay
 from parity.reading import read_record
 from parity.records import Finding, Summary, Verdict, site_name
 from parity.runner import Schedule
+
+MOST_FIELDS = 3
+"""Sites whose error field is kept for the report, about 50 kB each."""
 
 
 def obstacle(bench: Bench) -> str:
@@ -46,8 +50,16 @@ def run(bench: Bench) -> RungResult:
         findings=(finding,),
         numbers={"over_floor": finding.over_floor, "layers": finding.layers, "repeated": repetition["repeated"]},
         control={"arm": ZOOM.control, **{name: scores.get(name) for name in names}} if scores else {},
-        evidence={"second": repetition},
+        evidence={"second": repetition, "fields": _fields(bench, finding)},
     )
+
+
+def _fields(bench: Bench, finding: Finding) -> list[ReducedField]:
+    """The error fields of the finding's first sites, small enough to keep: what a report draws."""
+    sites = [bench.replay.site(layer, finding.stage or "") for layer in (finding.layers or (None,))[:MOST_FIELDS]]
+    hyper = bench.run.hyper
+    fields = [ErrorField.of(s.sut, s.oracle, hyper=hyper) for s in sites if s.sut is not None and s.oracle is not None]
+    return [reduce_field(field) for field in fields if not field.ids]
 
 
 def summary_of(bench: Bench, number: int, name: str) -> Summary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -36,19 +37,20 @@ class Picture:
     title: str
     alt: str
 
+    @cached_property
     def png(self) -> bytes:
-        """The figure as PNG, the same bytes for the same data and version of matplotlib."""
+        """The figure as PNG, drawn once; the same bytes for the same data and version of matplotlib."""
         out = BytesIO()
         self.figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
         return out.getvalue()
 
     def save(self, path: Path) -> Path:
         """Write the figure as PNG; returns the path."""
-        path.write_bytes(self.png())
+        path.write_bytes(self.png)
         return path
 
     def _repr_png_(self) -> bytes:
-        return self.png()
+        return self.png
 
 
 def figure(width: float, height: float) -> Figure:
