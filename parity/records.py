@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parity.display import Displayed
 from parity.errors import UsageError
 
 
@@ -258,7 +259,7 @@ class SliceResult:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Displayed):
     """One pair of captures, judged.
 
     name: `L02.moe.gate` or `final_norm`; phase: `prefill` or `decode`.
@@ -303,9 +304,19 @@ class Comparison:
                 next_step="State what was expected and what was found.",
             )
 
+    def __repr__(self) -> str:
+        over = "" if self.over_floor is None else f", {self.over_floor:.3g} of its gate"
+        where = f" at {self.worst[0].where}" if self.worst and over else ""
+        why = f": {self.reason}" if self.reason else ""
+        return f"Comparison({self.name}, {self.phase}, {self.mode}: {self.verdict.value}{over}{where}{why})"
+
+
+def _score(record: Comparison) -> float:
+    return -1.0 if record.over_floor is None else record.over_floor
+
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Displayed):
     """All comparisons of two runs. It cannot exist unless every declared probe is accounted for exactly once."""
 
     declared: tuple[str, ...]
@@ -321,6 +332,12 @@ class Summary:
                 found=f"without one: {sorted(missing) or 'none'}; not declared: {sorted(extra) or 'none'}",
                 next_step="Record a probe that was not compared as NOT_COMPARED with its reason.",
             )
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts.items()) or "nothing was compared"
+        worst = max((c for c in self.comparisons if c.over_floor is not None), key=_score, default=None)
+        most = "" if worst is None else f"; the worst {worst.name}, {worst.over_floor:.3g} of its gate"
+        return f"Summary({len(self.comparisons)} comparisons: {counts}{most})"
 
     @property
     def verdicts(self) -> dict[str, int]:
@@ -345,7 +362,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Displayed):
     """What an investigation concluded: a site with its cause, evidence and proof.
 
     verdict: `fault`, `clean`, `refused` or `unresolved`. rung: which experiment decided.
@@ -365,6 +382,14 @@ class Finding:
     proof: Mapping[str, Any] = field(default_factory=dict)
     alternatives: tuple[str, ...] = ()
     not_excluded: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        layers = f" of layers {', '.join(map(str, self.layers))}" if self.layers else ""
+        where = f", {self.stage}{layers}" if self.stage else ""
+        why = f": {self.cause}" if self.cause else ""
+        over = "" if self.over_floor is None else f", {self.over_floor:.3g} of its gate"
+        proved = ", proved" if self.proof.get("proved") else ""
+        return f"Finding({self.verdict}{where}{why}{over}{proved})"
 
 
 def as_json(record: Any) -> Any:

@@ -15,6 +15,7 @@ from parity.climb.conclude import Conclusion, conclude
 from parity.climb.counted import Counted
 from parity.climb.rung import RungResult
 from parity.climb.store import CASE, FINDING, read_case, read_json, read_results, write_json
+from parity.display import Displayed
 from parity.errors import UsageError
 from parity.floor import Floor
 from parity.ladder.calibrate import Opening
@@ -29,7 +30,7 @@ EXITS = {"clean": 0, "fault": 1, "refused": 2, "unresolved": 2}
 
 
 @dataclass(frozen=True)
-class Investigation:
+class Investigation(Displayed):
     """What an investigation came to; everything in it lies in `folder` as well.
 
     finding: the first; others: what it does not explain. fix, withheld: see Conclusion. results: of the rungs.
@@ -50,6 +51,9 @@ class Investigation:
         case = read_record(Case, read_case(folder)["case"], place=str(folder / CASE))
         results = read_results(folder)
         return cls(folder, case, results, *_parts(conclude({one.number: one for one in results})))
+
+    def __repr__(self) -> str:
+        return f"Investigation({self.folder}: {len(self.results)} rungs; {self.finding!r})"
 
     @property
     def ledger(self) -> Ledger:

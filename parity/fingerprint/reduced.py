@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parity.display import Displayed
 from parity.errors import UsageError
 from parity.fingerprint.field import ErrorField
 from parity.metrics.slices import COLUMN_BLOCK
@@ -26,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class ReducedField:
+class ReducedField(Displayed):
     """An ErrorField made small. Arrays are float64; infinite where the SUT alone is not finite.
 
     mode: `isolated` or `chained`. order: what rows are sorted by, `position` or `expert`.

@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from parity.display import Displayed
 from parity.errors import TraceError, UsageError
 from parity.trace.journal import TORN, encode_line, read_lines
 
@@ -80,7 +81,7 @@ _KINDS = {"hypothesis": Hypothesis, "test": Test, "withdrawal": Withdrawal}
 
 
 @dataclass
-class Ledger:
+class Ledger(Displayed):
     """The ledger in a folder. Reading it needs no lock; one process writes at a time.
 
     Raises UsageError for a file that was altered, or is none.
@@ -91,6 +92,10 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self.entries = list(_read(self.path)) if self.path.exists() else []
+
+    def __repr__(self) -> str:
+        stands = [f"{h.id} {self.standing(h.id).value}" for h in self.hypotheses]
+        return f"Ledger({self.path}: {', '.join(stands) or 'no hypothesis yet'})"
 
     @property
     def path(self) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from parity.display import Displayed
 from parity.errors import TraceError
 from parity.records import Capture, Run
 from parity.trace.journal import MANIFEST, TORN, read_lines
@@ -32,7 +33,7 @@ class Stored:
     bytes: int
 
 
-class DiskTrace:
+class DiskTrace(Displayed):
     """A trace on disk. Manifest and row metadata are in memory, payloads are mapped on access.
 
     `complete` is False when the manifest has no `end` line: the run failed or was killed, and what is listed is what

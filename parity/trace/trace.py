@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 import torch
 
+from parity.display import Displayed
 from parity.records import Capture, Run
 
 ANY: Final[Any] = object()
@@ -52,7 +53,7 @@ def describe(kind: str, run: Run, captures: tuple[Capture, ...], *, complete: bo
     )
 
 
-class MemoryTrace:
+class MemoryTrace(Displayed):
     """A trace whose tensors are in memory: for oracles, emulations and tests.
 
     tensors: payload by `Capture.number`; not copied.
