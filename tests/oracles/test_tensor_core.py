@@ -5,7 +5,42 @@ from __future__ import annotations
 import pytest
 import torch
 
+import parity_kernels.backend  # noqa: F401  isort: skip  decides interpreted or compiled before triton is imported
+import triton
+import triton.language as tl
+
 from parity_oracles.recipes.tensor_core import sum_bf16, sum_fp8
+
+
+@triton.jit
+def _dot(x, w, out, T: tl.constexpr, K: tl.constexpr, N: tl.constexpr):
+    rows, depth, columns = tl.arange(0, T), tl.arange(0, K), tl.arange(0, N)
+    left = tl.load(x + rows[:, None] * K + depth[None, :])
+    right = tl.load(w + columns[None, :] * K + depth[:, None])
+    tl.store(out + rows[:, None] * N + columns[None, :], tl.dot(left, right, out_dtype=tl.float32))
+
+
+def _on_the_device(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    out = torch.empty(len(x), len(w), device="cuda")
+    _dot[(1,)](x.cuda(), w.cuda(), out, len(x), x.shape[1], len(w), num_warps=4)
+    return out.cpu()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9, reason="needs a Hopper GPU"
+)
+@pytest.mark.parametrize("depth", [32, 64, 128])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 60.0])
+def test_a_hopper_gpu_sums_as_emulated(depth: int, scale: float):
+    """Every bit in E4M3. In BF16 the alignment of products to 25 bits is left out: 92 % of the bits were seen equal."""
+    random = torch.Generator().manual_seed(depth)
+    x, w = (torch.randn(64, depth, generator=random) * scale for _ in range(2))
+    narrow = [t.clamp(-448, 448).to(torch.float8_e4m3fn) for t in (x, w)]
+    assert torch.equal(_on_the_device(*narrow), sum_fp8(narrow[0].float(), narrow[1].float(), promote=128))
+    wide = [t.bfloat16() for t in (x, w)]
+    same = _on_the_device(*wide) == sum_bf16(wide[0].float(), wide[1].float())
+    assert same.float().mean() > 0.9
 
 
 def test_a_product_below_thirteen_bits_of_the_largest_is_lost():
@@ -21,6 +56,16 @@ def test_a_product_below_thirteen_bits_of_the_largest_is_lost():
     ones = torch.ones(1, 64)
     assert sum_fp8(far, ones, promote=64).item() == 256
     assert sum_fp8(far, ones, promote=32).item() == 256 + 2.0**-6  # moved to fp32 in between
+
+
+def test_alignment_is_to_the_exponents_of_factors_and_the_sum_is_cut_once_more():
+    x, w = torch.zeros(1, 32), torch.zeros(1, 32)
+    x[0, :2], w[0, :2] = torch.tensor([1.5, 2.0**-6]), torch.tensor([1.5, 2.0**-7])
+    # 1.5 * 1.5 leads with 2^1, its factors' exponents add to 0: 2^-13 is kept until the sum is cut, at 2^-12.
+    assert sum_fp8(x, w, promote=32).item() == 2.25
+    x[0, 2], w[0, 2] = 2.0**-6, 2.0**-7
+    assert sum_fp8(x, w, promote=32).item() == 2.25 + 2.0**-12
+    assert sum_fp8(torch.zeros(3, 64), torch.ones(2, 64), promote=64).eq(0).all()
 
 
 def test_bf16_sums_are_cut_towards_zero():

@@ -2,8 +2,11 @@
 
 BF16: products are exact; each instruction adds 16 of them to the fp32 accumulator and rounds towards zero.
 Source: Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores", doi 10.7717/peerj-cs.330, section 4.
-E4M3: an instruction adds 32 products and the accumulator after aligning all to the largest of them, and keeps 13 bits
-below its leading one. Source: DeepSeek-V3 report, arXiv 2412.19437, section 3.3.2 ("around 14 bits").
+E4M3: an instruction adds 32 products and the accumulator, all cut to 13 bits below the largest exponent among them; a
+product's exponent is the sum of its factors', before it is normalized. The sum is cut to 13 bits below its own leading
+one. Source: DeepSeek-V3 report, arXiv 2412.19437, section 3.3.2 ("around 14 bits"); where the cuts lie was found by
+trying the possibilities on an H200, of which this one gives every bit of its results (tests/oracles/test_tensor_core.py
+holds it to a device).
 
 Alignment cuts each BF16 product too, below the accumulator's own last bit; that error is within the rounding towards
 zero modelled here, and left out.
@@ -20,6 +23,8 @@ BF16_DEPTH, FP8_DEPTH = 16, 32
 """Values of K that one instruction reduces (PTX ISA, wgmma.mma_async: k16 for bf16, k32 for e4m3)."""
 
 KEPT_BITS = 13
+_LEAST_EXPONENT = -6
+_NO_EXPONENT = -40  # two of them leave a unit that fp32 still holds
 _DROPPED_BITS = 52 - 23  # of the fp64 mantissa: what is left is an fp32 number
 _ELEMENTS = 1 << 18  # products held at a time: they stay in the second-level cache
 
@@ -61,13 +66,22 @@ def _sum_rows(x: torch.Tensor, weight: torch.Tensor, promote: int) -> torch.Tens
 
 
 def _instruction(x: torch.Tensor, weight: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
-    """held + x @ weight.T, every addend cut to 13 bits below the leading one of the largest."""
-    products = x[:, None, :] * weight[None, :, :]
-    largest = torch.maximum(products.abs().amax(-1), held.abs())
-    _, exponent = torch.frexp(largest)
-    unit = torch.ldexp(torch.ones_like(largest), exponent - 1 - KEPT_BITS)
-    kept = products.mul_((1 / unit)[..., None]).trunc_().sum(-1)  # powers of two: both scalings are exact
-    return (kept + (held / unit).trunc()) * unit
+    """held + x @ weight.T, addends cut to 13 bits below the largest exponent, the sum below its leading one."""
+    largest = (_exponent(x)[:, None, :] + _exponent(weight)[None, :, :]).amax(-1)
+    _, exponent = torch.frexp(held)
+    largest = torch.maximum(largest, torch.where(held == 0, largest, exponent - 1))
+    unit = torch.ldexp(torch.ones_like(held), largest - KEPT_BITS)
+    products = (x[:, None, :] * weight[None, :, :]).mul_((1 / unit)[..., None])  # powers of two: scalings are exact
+    total = products.trunc_().sum(-1) + (held / unit).trunc()
+    _, width = torch.frexp(total)
+    cut = torch.ldexp(torch.ones_like(total), (width - 1 - KEPT_BITS).clamp(min=0))
+    return (total / cut).trunc() * cut * unit
+
+
+def _exponent(values: torch.Tensor) -> torch.Tensor:
+    """Exponent of numbers on the E4M3 grid, -6 for its subnormals; far below all others for zero, which has no say."""
+    _, exponent = torch.frexp(values)
+    return torch.where(values == 0, _NO_EXPONENT, (exponent - 1).clamp(min=_LEAST_EXPONENT))
 
 
 def _towards_zero(wide: torch.Tensor) -> torch.Tensor:
