@@ -27,13 +27,15 @@ from parity.report.markdown import launches_over
 from parity.report.setup import tell_setup
 from parity.report.steps import Step, tell_refuted, tell_steps, tell_undecided
 
+LOOK_HERE = "Recommended: look here"
+
 
 @dataclass(frozen=True)
 class Report:
     """Plain values, in the order in which a reader wants them. A row is (what, value) or as the section's header says.
 
     notes: what is unusual about the folder itself: not finished, evidence withdrawn, an older finding.json.
-    advice: `Recommended`, where `recommendation` names a fix; else it says why none is. launches: lines of those that
+    advice: LOOK_HERE, where `recommendation` names a fix; else it says why none is. launches: lines of those that
     fall short. refuted: (id, claim, prediction, numbers, what it rules out). undecided: (id, claim, where it stands,
     what is open).
     reproduce: (what, command).
@@ -146,7 +148,7 @@ def _recommendation(found: Investigation, gone: Mapping[int, str]) -> tuple[str,
     if not found.fix:
         return "No recommendation yet", "The place is known, its cause is not: no fix can be named."
     proved = "" if found.finding.proof.get("proved") else " The finding is not proved yet."
-    return "Recommended", found.fix + proved
+    return LOOK_HERE, found.fix + proved
 
 
 def _not_reached(found: Investigation, gone: Mapping[int, str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 LONGEST = 2000
 """Characters of one text that a report shows; the rest is counted."""
 
-_SIGNS = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
+_SIGNS = {"\n": "⏎", "\t": "⇥", "\r": "\\r"}
 
 
 def visible(text: str, *, blanks: bool = False) -> str:

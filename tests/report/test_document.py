@@ -24,6 +24,7 @@ from parity.errors import UsageError
 from parity.fingerprint import reduce_field
 from parity.ladder.ledger import LEDGER, Ledger
 from parity.report import gallery
+from parity.report.contents import LOOK_HERE
 from parity.report.document import UNDRAWN, Written, report_investigation
 from parity.report.quoting import quote_html, quote_markdown
 
@@ -99,7 +100,7 @@ def test_a_fault_is_told_from_the_symptom_to_the_command(fault: tuple[Written, s
     written, markdown, page = fault
     text = "".join(Page(page).text)
     for said in (
-        "rows past a tile edge were never written", "Recommended.", "The first stage that adds error is moe.gate",
+        "rows past a tile edge were never written", f"{LOOK_HERE}.", "The first stage that adds error is moe.gate",
         "80.00", "2 of 45 sites add error of their own", "grid_cap=48 truncated=true", "proved",
         "the SUT's own tensors at L01.moe.gate change 0", "It is the sampler, says", "another seed mends it", "seeds 5",
         "rows", "48 to 69", "parity ledger show --case", "stub:engine", "halves exchanged", "KL 0.3 -> 0.001",
@@ -194,15 +195,15 @@ def test_every_state_of_an_investigation_gives_a_report(state: str, tmp_path: Pa
     text = "".join(Page(html).text)
     for said in sayings:
         assert said in text, said
-    assert "Recommended." not in text, "no fix without a fault, and none before the falsifications"
+    assert LOOK_HERE not in text, "no fix without a fault, and none before the falsifications"
     assert UNDRAWN in text
     assert "![" not in markdown
-    assert written.report.advice != "Recommended"
+    assert written.report.advice != LOOK_HERE
 
 
 def test_withdrawn_evidence_stops_the_recommendation(tmp_path: Path, undrawn: None):
     folder = make_case(tmp_path / "case")
-    assert report_investigation(folder).report.advice == "Recommended"
+    assert report_investigation(folder).report.advice == LOOK_HERE
     Ledger(folder).withdraw("T1", because="the template was of another model")
     report = report_investigation(folder).report
     assert report.advice == "No recommendation yet"
@@ -215,7 +216,7 @@ def test_withdrawn_evidence_stops_the_recommendation(tmp_path: Path, undrawn: No
 
 def test_a_fix_without_its_proof_is_said_to_be_so(tmp_path: Path, undrawn: None):
     report = report_investigation(make_case(tmp_path / "case", rungs=7)).report
-    assert report.advice == "Recommended"
+    assert report.advice == LOOK_HERE
     assert report.recommendation.endswith("The finding is not proved yet.")
     assert (report.proof_state, report.proof) == ("not proved", ("the rung has not been reached",))
 
