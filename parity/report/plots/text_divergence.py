@@ -86,7 +86,7 @@ def _draw_tokens(axis: Axes, pair: TextPair, start: int, stop: int, lines: int) 
     axis.tick_params(length=0)
     for side in axis.spines.values():
         side.set_visible(False)
-    axis.set_ylabel("number of the line's first token", fontsize=8)
+    axis.set_ylabel("new token", fontsize=8)
 
 
 def _draw_kl(axis: Axes, pair: TextPair, first: int | None) -> None:
