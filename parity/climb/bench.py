@@ -21,7 +21,7 @@ from parity.ladder.replay import Replay
 from parity.ladder.sweep import oracle_trace
 from parity.process_runner import OnStep
 from parity.records import Run
-from parity.runner import CapturePlan, Generation, Request, RunnerInfo, Schedule, open_runner
+from parity.runner import CapturePlan, Generation, Request, RunnerInfo, open_runner
 from parity.trace import MemoryTrace, Trace, open_trace, verify_trace
 
 
@@ -37,7 +37,7 @@ class Bench:
         case: Case,
         folder: Path,
         *,
-        sut: Any | None,
+        sut: Counted | None,
         oracle: Any,
         emulation: Opening | None,
         floor: Floor | None,
@@ -45,13 +45,12 @@ class Bench:
     ) -> None:
         self.case = case
         self.folder = folder
-        self.sut: Counted | None = None if sut is None else sut if isinstance(sut, Counted) else Counted(sut)
+        self.sut = sut
         self.oracle = oracle
         self.emulation = emulation
         self.floor = floor
         self.tell: Callable[[str, int, int], None] = on_step or (lambda *_: None)
         self.results: dict[int, RungResult] = {}
-        self.second_trace: Trace | None = None
         self.oracle_can: frozenset[str] = oracle.describe().can
 
     @property
@@ -126,17 +125,18 @@ class Bench:
 
     @cached_property
     def subject(self) -> Subject:
-        """The engine as the invariances examine it, the runs that are here already among its own."""
-        return Subject(self.engine, self.case.request, floor=self.floor)
+        """The engine as the invariances examine it; the second prompt runs between two runs of the first."""
+        second, _ = self.case.second_request()
+        fits = len(second.ids) == len(self.case.request.ids)
+        return Subject(self.engine, self.case.request, floor=self.floor, other=second if fits else None)
 
     @cached_property
     def second(self) -> Trace:
-        """The engine on the second prompt."""
-        if self.second_trace is None:
-            request, _ = self.case.second_request()
-            schedule = Schedule(chunk=self.case.schedule.chunk)
-            self.second_trace = self.engine.forward([request], schedule=schedule, capture=CapturePlan())
-        return self.second_trace
+        """The engine on the second prompt, fed whole; the invariances may have run it already."""
+        if self.subject.other is not None:
+            return self.subject.between()[1]
+        request, _ = self.case.second_request()
+        return self.engine.forward([request], capture=CapturePlan())
 
     # What it is held against.
 

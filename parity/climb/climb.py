@@ -31,8 +31,8 @@ def climb(
 ) -> dict[int, RungResult]:
     """Run every rung that has no stored result, in order; returns all results by number.
 
-    skip, only: rungs left out by whoever asked; they are NOT_RUN. What a rung raises as a ParityError makes it
-    inconclusive with that reason, and the climb goes on; anything else is the lab's own defect and comes through.
+    skip, only: rungs left out by whoever asked; they are NOT_RUN. What a rung raises makes it inconclusive, with that
+    reason, and the climb goes on.
     """
     tell = hear or (lambda *_: None)
     ledger = Ledger(bench.folder)
@@ -63,8 +63,10 @@ def _run(bench: Bench, rung: Rung, hypothesis: Hypothesis, why: str) -> RungResu
     try:
         why = why or rung.obstacle(bench)
         result = rung.result(Status.NOT_RUN, why) if why else rung.run(bench)
-    except ParityError as error:
-        result = rung.result(Status.INCONCLUSIVE, f"It could not be finished: {error}")
+    except Exception as error:
+        # An engine may raise anything when it is run in ways that no prompt runs it; what was found before stays.
+        said = str(error) if isinstance(error, ParityError) else f"{type(error).__name__}: {error}"
+        result = rung.result(Status.INCONCLUSIVE, f"It could not be finished: {said}")
     after = bench.calls
     return replace(
         result,

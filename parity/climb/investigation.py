@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from parity.climb.bench import Bench
 from parity.climb.case import Case
+from parity.climb.claims import try_claim
 from parity.climb.climb import Hear, climb
 from parity.climb.conclude import Conclusion, conclude
 from parity.climb.counted import Counted
@@ -102,7 +103,7 @@ def investigate(
         bench = Bench(
             case,
             out,
-            sut=None if sut is None else Counted(sut),
+            sut=None if sut is None else sut if isinstance(sut, Counted) else Counted(sut),
             oracle=oracle,
             emulation=None if case.emulation is None else Opening(case.emulation),
             floor=None if case.floor is None else Floor.load(Path(case.floor)),
@@ -110,7 +111,12 @@ def investigate(
         )
         require_related(bench)
         results = climb(bench, skip=skip, only=only, hear=hear)
-    found = Investigation(out, case, tuple(results.values()), *_parts(conclude(results)))
+        claimed = try_claim(bench, Ledger(out))
+    conclusion = conclude(results)
+    if claimed:
+        evidence = {**conclusion.finding.evidence, **claimed}
+        conclusion = replace(conclusion, finding=replace(conclusion.finding, evidence=evidence))
+    found = Investigation(out, case, tuple(results.values()), *_parts(conclusion))
     write_json(out / FINDING, finding_content(found))
     return found
 

@@ -9,7 +9,7 @@ import torch
 from parity.invariance.differ import Difference, agree
 from parity.invariance.judging import broken, judge
 from parity.invariance.record import Invariance, Outcome, not_run
-from parity.invariance.subject import Subject, other_request
+from parity.invariance.subject import Subject
 from parity.records import Site, Slice
 from parity.runner import Graft, Schedule
 from parity.trace import Trace
@@ -34,8 +34,7 @@ def check_history(subject: Subject) -> Invariance:
     """History: the long prompt, then another one, then the first again. What is left of a request must not be seen."""
     turn = "another request run in between"
     base = subject.base(subject.request)
-    between = other_request(subject.request)
-    seen = subject.forward("another request", [between], stages=("embed.out",))
+    between, seen = subject.between()
     again = subject.forward("the first request again", [subject.request])
     same = agree(
         base, seen, requests=[(subject.request.name, between.name)], skip=lambda _, stage: stage != "embed.out"

@@ -23,6 +23,7 @@ class Subject:
 
     request: the long prompt, for faults that need loaded experts; the others use its first `brief` ids.
     floor: judges what the runner promises no bits of. on_run: hears of each forward pass, in words.
+    other: what runs between two runs of the long prompt, all of it captured; None for a prompt made of the long one.
     Raises UsageError for a prompt too short to be cut into chunks.
     """
 
@@ -34,6 +35,7 @@ class Subject:
         brief: int = BRIEF,
         floor: Floor | None = None,
         on_run: Callable[[str], None] | None = None,
+        other: Request | None = None,
     ) -> None:
         if len(request.ids) < 8 or brief < 8:
             raise UsageError(
@@ -47,6 +49,7 @@ class Subject:
         self.request = request
         self.brief = Request(request.name, request.ids[:brief])
         self.floor = floor
+        self.other = other
         self._on_run = on_run
         self._kept: dict[str, Trace] = {}
 
@@ -71,6 +74,14 @@ class Subject:
     def keep(self, request: Request, trace: Trace) -> None:
         """Take a plain captured run of `request` that was made elsewhere in place of one of its own."""
         self._kept["long" if request is self.request else "brief"] = trace
+
+    def between(self) -> tuple[Request, Trace]:
+        """Another request of the long prompt's length, and its run."""
+        between = self.other or other_request(self.request)
+        if "between" not in self._kept:
+            stages = () if self.other is not None else ("embed.out",)
+            self._kept["between"] = self.forward("another request", [between], stages=stages)
+        return between, self._kept["between"]
 
     def base(self, request: Request) -> Trace:
         """The plain run of the long or the brief prompt, run once."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from parity.climb.bench import Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.climb.store import write_json
-from parity.decode import Tried, shortest_prompt
+from parity.decode import Tried
 from parity.ladder.replay import Replay
 from parity.records import Finding, Verdict, site_name
 from parity.runner import CapturePlan, Request, Schedule
 
 FILE = "fixture.json"
 SHORTEST = 8
+REFINED = 3
+"""Bisections between the last length that shows the fault and the first that does not: an eighth of a halving."""
 
 
 def obstacle(bench: Bench) -> str:
@@ -33,8 +36,9 @@ def run(bench: Bench) -> RungResult:
         score, faulty = _judge(bench, finding, Request("fixture", ids[:length]))
         return Tried(length, faulty, "not judged" if score is None else f"{score:.3g} of its gate")
 
-    found = shortest_prompt(try_length, len(ids), symptom="the site over its floor", shortest=min(SHORTEST, len(ids)))
-    length = found.shows or len(ids)
+    tried = shorten(try_length, len(ids))
+    length = min((one.length for one in tried if one.shows), default=len(ids))
+    clean = max((one.length for one in tried if not one.shows and one.length < length), default=None)
     content = {
         "name": f"{bench.case.request.name}[:{length}]",
         "ids": ids[:length],
@@ -47,17 +51,42 @@ def run(bench: Bench) -> RungResult:
     numbers: dict[str, Any] = {
         "ids": length,
         "of": len(ids),
-        "clean_at": found.clean,
-        "confirmed": found.confirmed,
-        "tried": {one.length: one.shows for one in found.tried},
+        "clean_at": clean,
+        "tried": {one.length: one.shows for one in tried},
     }
+    shorter = length < len(ids)
+    said = f"The first {length} of {len(ids)} ids still show it" if shorter else "No shorter beginning shows it"
+    said += f", the first {clean} do not." if clean is not None else "."
     return FIXTURE.result(
-        Status.FOUND if found.shows else Status.INCONCLUSIVE,
-        found.sentence,
+        Status.FOUND if shorter else Status.RULED_OUT,
+        said,
         numbers=numbers,
+        control={"arm": FIXTURE.control, "ids": clean, "healthy": True} if clean is not None else {},
         artifacts={FILE: "prompt ids and site of the smallest case"},
         commands=(command,),
     )
+
+
+def shorten(try_length: Callable[[int], Tried], longest: int) -> list[Tried]:
+    """Halve the prompt while it shows the site; then bisect between the last two lengths, at most REFINED times.
+
+    A shorter beginning that shows it after a longer one did not is not looked for: each run costs a forward pass, and a
+    fixture has to show the fault, not to be the least that does.
+    """
+    tried: list[Tried] = []
+    good, bad = 0, longest
+    while bad // 2 >= SHORTEST:
+        tried.append(try_length(bad // 2))
+        if not tried[-1].shows:
+            good = bad // 2
+            break
+        bad //= 2
+    for _ in range(REFINED if good else 0):
+        if bad - good < 2:
+            break
+        tried.append(try_length((good + bad) // 2))
+        good, bad = (good, tried[-1].length) if tried[-1].shows else (tried[-1].length, bad)
+    return tried
 
 
 def _judge(bench: Bench, finding: Finding, request: Request) -> tuple[float | None, bool]:

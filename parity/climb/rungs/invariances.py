@@ -8,10 +8,10 @@ from parity.climb.bench import Bench
 from parity.climb.promises import beyond_rounding
 from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.fingerprint.causes import PROBES_CHANGE_BITS
-from parity.invariance import CHECKS, Invariance, Outcome, launch_coverage, run_checks
+from parity.invariance import CHECKS, Invariance, Outcome, Subject, launch_coverage, run_checks
 from parity.invariance.record import not_run
 from parity.records import Finding
-from parity.runner import Request
+from parity.runner import Request, Schedule
 
 CHECKED = ("coverage", "sums", "probes", "history", "poison", "chunks", "batch", "padding", "decode", "causality")
 """In order; `repeat` is part of `history`, and relabelling and sister paths cost more than they rule out here."""
@@ -65,8 +65,17 @@ def _examined(bench: Bench) -> list[Invariance]:
     if bench.sut is None:
         return [_of_trace(bench), *(not_run(name, "nothing", "A trace cannot be run again.") for name in CHECKED[1:])]
     subject = bench.subject
-    subject.keep(bench.case.request, bench.trace)
-    return [CHECKS[name](subject) for name in CHECKED]
+    if bench.case.schedule == Schedule():
+        subject.keep(bench.case.request, bench.trace)
+    return [_check(name, subject) for name in CHECKED]
+
+
+def _check(name: str, subject: Subject) -> Invariance:
+    """One check; an engine that fails under it, as no prompt makes it fail, leaves the others to be run."""
+    try:
+        return CHECKS[name](subject)
+    except Exception as error:
+        return not_run(name, "it was tried", f"The engine failed: {type(error).__name__}: {error}"[:600])
 
 
 def _of_trace(bench: Bench) -> Invariance:
@@ -93,7 +102,7 @@ def _finding(bench: Bench, one: Invariance) -> Finding | None:
         return None
     return Finding(
         verdict="fault",
-        rung=one.name,
+        rung=f"invariances ({one.name})",
         layers=one.site.layers,
         stage=one.site.stage,
         slice=one.site.slice,
