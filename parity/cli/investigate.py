@@ -31,6 +31,7 @@ def investigate(
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="New tokens of the continuation.")] = 16,
     chunk: Annotated[int | None, typer.Option(min=1, help="Prefill chunk.")] = None,
+    knobs: Annotated[bool, typer.Option("--knobs", help="Cross the engine's variants with the symptom.")] = False,
     option: Options = None,
     oracle_option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE for the oracle; dtype=float32 where nothing is said of hf.")
@@ -68,6 +69,7 @@ def investigate(
         emulation=emulation,
         new_tokens=tokens,
         chunk=chunk,
+        knobs=knobs,
         sut_options=parse_options(option),
         oracle_options=parse_options(oracle_option, place="--oracle-option"),
     )

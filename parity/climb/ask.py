@@ -25,6 +25,7 @@ def ask_case(
     emulation: str | None = None,
     new_tokens: int = NEW_TOKENS,
     chunk: int | None = None,
+    knobs: bool = False,
     sut_options: Mapping[str, Any] | None = None,
     oracle_options: Mapping[str, Any] | None = None,
 ) -> Case:
@@ -69,4 +70,5 @@ def ask_case(
         floor=None if floor is None else str(floor),
         schedule=Schedule(chunk=chunk),
         new_tokens=new_tokens,
+        knobs=knobs,
     )

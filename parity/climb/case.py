@@ -26,7 +26,8 @@ class Case:
     conversations: to be rendered by the engine and by the template; empty for the standard ones. sut_ids: what the
         engine fed of the first conversation, where it cannot be asked. model: folder of template and tokenizer.
     schedule: how the prompt is fed. new_tokens: of the continuation. floor: file of the noise floor.
-    claim: a diagnosis that somebody made and that is to be tried.
+    claim: a diagnosis that somebody made and that is to be tried. knobs: turn the engine's variants one at a time where
+        rung 2 found a symptom.
     """
 
     sut: str
@@ -43,6 +44,7 @@ class Case:
     schedule: Schedule = Schedule()
     new_tokens: int = NEW_TOKENS
     claim: str | None = None
+    knobs: bool = False
     threads: int = 1
 
     @property

@@ -12,7 +12,7 @@ import torch
 
 from parity.climb import Case, Investigation, investigate
 from parity.ladder import Opening, calibrate_apart
-from parity.runner import CapturePlan, Generation, Request, open_runner
+from parity.runner import CapturePlan, Generation, Request, RunnerInfo, open_runner
 from parity_oracles.checkpoint import read_checkpoint
 from parity_oracles.recipes.runner import RecipeRunner
 
@@ -35,6 +35,20 @@ class Planted(RecipeRunner):
         out = super().compute(stage, layer, *args)
         edit = self.edits.get((layer, stage))
         return out if edit is None else edit(out)
+
+    def describe(self) -> RunnerInfo:
+        info = super().describe()
+        paths = {stage: ("reference",) for _, stage in self.edits}
+        return replace(info, can=info.can | {"variant"}, variants={**paths, "embed.out": ("reference",)})
+
+    def forward(self, requests: Sequence[Request], *, variant: Any = None, **rest: Any) -> Any:
+        """variant: stages by name that take their healthy path."""
+        own = self.edits
+        self.edits = {site: edit for site, edit in own.items() if site[1] not in (variant or {})}
+        try:
+            return super().forward(requests, **rest)
+        finally:
+            self.edits = own
 
     def generate(self, request: Request, *, max_new_tokens: int, **rest: Any) -> Generation:
         if not self.second_best:

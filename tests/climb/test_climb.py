@@ -125,3 +125,28 @@ def test_what_was_found_makes_a_report_with_its_figures(scaled: Investigation, h
     names = [exhibit.name for exhibit in draw_gallery(scaled)]
     assert {"error-field-1", "expert-load", "position-curve", "text-divergence", "layer-stage-map"} <= set(names)
     assert gather(healthy).advice == "Nothing to recommend"
+
+
+def test_a_knob_that_clears_and_one_that_does_nothing_are_told_apart(climb_on: Climb):
+    faulty = {(0, "mlp.norm"): lambda x: (x.float() * 2).to(x.dtype), (1, "attn.out"): lambda x: x}
+    found = climb_on(faulty, skip=(0, 1, 4, 5, 6, 7, 8), knobs=True)
+    knobs = {one["op"]: one for one in found.results[3].evidence["knobs"]}
+    assert knobs["mlp.norm"]["verdict"] == "clears"
+    assert knobs["mlp.norm"]["sites_changed"] > 0
+    assert knobs["attn.out"]["verdict"] == "not shown to take effect"
+    assert set(found.results[3].numbers["knobs"]) == {"mlp.norm=reference", "attn.out=reference", "embed.out=reference"}
+
+
+def test_a_knob_that_helps_one_layer_and_hurts_another_is_no_cause():
+    from types import SimpleNamespace
+
+    from parity.climb.knobs import WARNING, _judge
+
+    bench: Any = SimpleNamespace(info=SimpleNamespace(hyper={"hidden": 144, "expert_width": 136}))
+    before, after = {"L00": (0.2, True), "L01": (0.2, True)}, {"L00": (0.1, False), "L01": (0.4, True)}
+    knob = _judge(bench, "router", "reference", 5, before, after)
+    assert (knob.verdict, WARNING in knob.sentence) == ("mixed", True)
+    assert (
+        _judge(bench, "router", "reference", 5, before, {"L00": (0.1, False), "L01": (0.15, True)}).verdict == "moves"
+    )
+    assert _judge(bench, "router", "reference", 5, before, before).verdict == "no change"

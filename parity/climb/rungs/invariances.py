@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from parity.climb.bench import Bench
+from parity.climb.knobs import Knob, turn_knobs
 from parity.climb.promises import beyond_rounding
 from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.fingerprint.causes import PROBES_CHANGE_BITS
@@ -39,10 +40,18 @@ def run(bench: Bench) -> RungResult:
         "launches_truncated": len(cut),
         "rows_lost": sum(one.lost for one in cut),
     }
+    knobs = _knobs(bench)
+    if knobs:
+        numbers["knobs"] = {f"{one.op}={one.path}": one.verdict for one in knobs}
     more: dict[str, Any] = {
         "numbers": numbers,
         "control": _control(bench),
-        "evidence": {"invariances": found, "coverage": coverage, "lines": [one.line() for one in coverage]},
+        "evidence": {
+            "invariances": found,
+            "coverage": coverage,
+            "lines": [one.line() for one in coverage],
+            "knobs": knobs,
+        },
         "commands": (f"parity invariants {bench.case.sut} --prompt FILE",),
         "leaves_open": tuple(
             f"{one.name}: {one.sentence}" for one in found if one.outcome in (Outcome.NOT_RUN, Outcome.UNJUDGED)
@@ -59,6 +68,14 @@ def run(bench: Bench) -> RungResult:
     if not held:
         return INVARIANCES.result(Status.INCONCLUSIVE, "No check could be run and judged.", **more)
     return INVARIANCES.result(Status.RULED_OUT, f"Held: {', '.join(held)}.", **more)
+
+
+def _knobs(bench: Bench) -> list[Knob]:
+    """The knob matrix, where there is a symptom to move and somebody asked for it."""
+    symptom = bench.results.get(2)
+    if not bench.case.knobs or symptom is None or symptom.status is not Status.FOUND:
+        return []
+    return turn_knobs(bench)
 
 
 def _examined(bench: Bench) -> list[Invariance]:
