@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from parity.compare import first_divergence
-from parity.demo import FIXTURES, PROMPT, read_prompt
+from parity.demo import FIXTURES, PROMPT, demo_prompt
 from parity.errors import ParityError
 from parity.faults import shipped_faults
 from parity.floor import Floor
@@ -75,7 +75,7 @@ def examine_case(name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     start = time.monotonic()
     spec, options = f"triton:{MODEL}", {"fault": name} if name else {}
-    request = read_prompt(FIXTURES / "prompts" / f"{PROMPT}.json")
+    request = demo_prompt()
     floor = Floor.load(FIXTURES / "floors" / "fp8_block.json")
     oracle = open_runner(f"recipe:{MODEL}", recipe="fp32")
     alone = examine_apart(spec, request, checks=("coverage", "poison", "history"), **options)

@@ -19,6 +19,7 @@ from parity.errors import UsageError
 from parity.floor import Floor
 from parity.ladder import CaptureInvestigation, Observation, Opening, investigate_capture, observe
 from parity.process_runner import OnStep, ProcessRunner
+from parity.promptfile import read_prompt
 from parity.records import as_json
 from parity.report.figures import draw_figures
 from parity.report.markdown import write_report
@@ -126,13 +127,7 @@ def run_demo(console: Console) -> DemoResult:
 
 def demo_prompt() -> Request:
     """The shipped prompt that the demo runs: the beginning of a document that the model knows by heart."""
-    return read_prompt(FIXTURES / "prompts" / f"{PROMPT}.json")
-
-
-def read_prompt(path: Path) -> Request:
-    """A prompt file: JSON with `name` and `ids`."""
-    content = json.loads(path.read_text())
-    return Request(content["name"], tuple(content["ids"]))
+    return read_prompt(FIXTURES / "prompts" / f"{PROMPT}.json").request
 
 
 def write_demo(result: DemoResult, out: Path) -> Path:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Inside `parity` a level may import only lower levels, or its own.
 LEVELS = [
     {"errors", "display", "stages", "records", "reading"},
-    {"sampling", "registry", "preview", "runner", "process_runner", "trace", "metrics"},
+    {"sampling", "registry", "preview", "runner", "promptfile", "process_runner", "trace", "metrics"},
     {"probes", "align", "floor"},
     {"estimate", "capture", "importers", "compare", "faults", "prompt", "text"},
     {"invariance", "fingerprint", "graft", "audit"},

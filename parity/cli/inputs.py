@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from parity.errors import RunnerError, UsageError
+from parity.promptfile import read_prompt
 from parity.runner import Request
 
 Options = Annotated[
@@ -38,19 +38,7 @@ def read_request(prompt: Path | None, ids: str | None, *, model: str | None = No
     assert prompt is not None
     if prompt.suffix != ".json" and model is not None:
         return tokenize_file(prompt, Path(model))
-    try:
-        content = json.loads(prompt.read_text())
-        name, numbers = str(content.get("name", prompt.stem)), content["ids"]
-        if not isinstance(numbers, list):
-            raise TypeError(f"ids are a {type(numbers).__name__}, not a list")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            place=f"prompt file {prompt}",
-            expected='a JSON object like {"name": "hello", "ids": [1, 2, 3]}',
-            found=f"{type(error).__name__}: {error}",
-            next_step="Tokenize the text with the model's own tokenizer, and keep the ids.",
-        ) from error
-    return Request(name, tuple(numbers))
+    return read_prompt(prompt).request
 
 
 def tokenize_file(prompt: Path, model: Path) -> Request:

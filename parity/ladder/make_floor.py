@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from parity.ladder.calibrate import OnStep, sample_runs
 from parity.ladder.perturb import sample_perturbed
 from parity.ladder.plan import STRICT_ORDERS, plan_runs, split_documents
 from parity.ladder.power import measure_power, power_runs
+from parity.promptfile import read_prompt
 from parity.runner import RunnerInfo, open_runner
 
 
@@ -110,16 +110,8 @@ def read_documents(prompts: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     ]
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        try:
-            content = json.loads(file.read_text())
-            found[str(content.get("name", file.stem))] = tuple(int(token) for token in content["ids"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                place=f"prompt file {file}",
-                expected="a JSON object with `ids`, a list of token ids",
-                found=f"{type(error).__name__}: {error}",
-                next_step="See fixtures/README.md for the format.",
-            ) from error
+        prompt = read_prompt(file)
+        found[prompt.name] = prompt.ids
     return found
 
 

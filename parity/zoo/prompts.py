@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from parity.errors import UsageError
 from parity.floor import Floor
+from parity.promptfile import PromptText, read_prompt
 from parity.runner import Request, Schedule
 
 SHORTEST = 32
@@ -23,15 +22,6 @@ DECODES = (0, 0, 0, 4)
 """Ids at the end of a clean run's prompt that are fed one by one."""
 
 
-@dataclass(frozen=True)
-class PromptText:
-    """A prompt file. document: what it was cut from, the path at the end of its `source`."""
-
-    name: str
-    document: str
-    ids: tuple[int, ...]
-
-
 def read_pool(folders: Sequence[Path], *, vocab: int | None = None) -> list[PromptText]:
     """Every prompt of the folders, by name; those with ids beyond a vocabulary of `vocab` are left out.
 
@@ -40,19 +30,9 @@ def read_pool(folders: Sequence[Path], *, vocab: int | None = None) -> list[Prom
     """
     pool = []
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            request = Request(content.get("name", path.stem), tuple(content["ids"]))
-            document = str(content.get("source", request.name)).rsplit(", ", 1)[-1]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                place=f"prompt file {path}",
-                expected="JSON with `ids`, a list of token ids",
-                found=f"{type(error).__name__}: {error}",
-                next_step="Correct it, or keep it elsewhere.",
-            ) from error
-        if request.ids and (vocab is None or max(request.ids) < vocab):
-            pool.append(PromptText(request.name, document, request.ids))
+        prompt = read_prompt(path)
+        if prompt.ids and (vocab is None or max(prompt.ids) < vocab):
+            pool.append(prompt)
     if not pool:
         raise UsageError(
             place="zoo prompts",
