@@ -37,7 +37,7 @@ def read_prompt(path: Path) -> PromptText:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             place=f"prompt file {path}",
-            expected='a JSON object with `ids`, a list of token ids, like {"name": "hello", "ids": [1, 2, 3]}',
+            expected='a JSON object like {"name": "hello", "ids": [1, 2, 3]}, with `ids` a list of token ids',
             found=f"{type(error).__name__}: {error}",
             next_step="Tokenize the text with the model's own tokenizer, and keep the ids; see fixtures/README.md.",
         ) from error
