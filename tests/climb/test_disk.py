@@ -184,7 +184,7 @@ def test_the_dry_run_states_every_rung_and_opens_nothing(bf16_model: Path, tmp_p
 
 
 def test_a_case_needs_a_prompt_and_ids_need_their_messages(bf16_model: Path, tmp_path: Path):
-    names = {"sut": f"recipe:{bf16_model}", "oracle": f"hf:{bf16_model}"}
+    names: dict[str, Any] = {"sut": f"recipe:{bf16_model}", "oracle": f"hf:{bf16_model}"}
     with pytest.raises(UsageError, match="--prompt"):
         ask_case(**names, request=None)
     with pytest.raises(UsageError, match="--messages"):
