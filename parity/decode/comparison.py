@@ -31,7 +31,8 @@ Tell = Callable[[str], None]
 
 class DecodingVerdict(StrEnum):
     """same: the tokens agree wherever both were asked. near_tie: they part only inside the noise. diverged: outside it,
-    or a sampler does not do what it was asked. unresolved: they part and nothing says how large the noise is."""
+    or a sampler does not do what it was asked. unresolved: they part and nothing says how large the noise is, or the
+    rows in which they do are further off as a whole than clean rows usually are, and not out of the floor."""
 
     SAME = "same"
     NEAR_TIE = "near_tie"
@@ -144,8 +145,6 @@ def compare_decoding(
         reference.floor.refuse_other(x.run)
     known, kl_noise = reference.noise_around(y)
     noise = known or noise_measured(y.logits, x.logits, why=no_emulation)
-    if noise.source == "floor":
-        noise = noise.around(distance_of_rows(y.logits, x.logits))
     parted = partings(y.logits, x.logits, distance.top1, noise=noise, prompt=y.prompt)
     free = _free(y, x, oracle_ids, sut_ids, noise)
     samplers = _sampler(sut, request, bare_x, oracle_ids, sut_ids, asked, sut_info, tell), reference.sampler
@@ -311,7 +310,9 @@ def _sentence(
     elif verdict is DecodingVerdict.NEAR_TIE:
         said.append(f"Near-ties only: {len(parted)} positions prefer another token, all within {noise.limit:.1f} units")
     elif verdict is DecodingVerdict.UNRESOLVED:
-        said.append("Unresolved: the engines part and nothing says how large the noise is there")
+        far = any(one.near_tie is None and one.units is not None for one in (*parted, *([free] if free else [])))
+        why = "in rows that are further off as a whole than usual, and not out of the floor" if far else ""
+        said.append("Unresolved: the engines part " + (why or "and nothing says how large the noise is there"))
     else:
         said.append("Diverged" + ("" if first is None else f" from position {first} on ({starts})"))
     for one in exceeds:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parity.decode.noise import CONTENDERS, Noise
+from parity.decode.noise import CONTENDERS, Noise, own_unit
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Parting:
     oracle, sut: what each prefers there; sut None where the SUT ended its text. oracle_best, sut_best: their largest
         logits. gap: how much the oracle prefers its own token to the SUT's; swing: how far the SUT's logits of the two
         moved against each other, at least the gap.
-    units: the swing in units of the noise; near_tie: within the limit. None where there is no unit.
+    units: the swing in units of the noise, None where there is no unit. near_tie: within the noise; None where that is
+        not known: there is no unit, or the row as a whole is further off than usual, though not out of the floor.
     """
 
     token: int | None
@@ -49,6 +50,8 @@ class Parting:
         where = f"position {self.position} ({self.phase})" + ("" if self.token is None else f", new token {self.token}")
         took = "ends" if self.sut is None else f"prefers {self.sut}"
         size = "no unit for it" if self.units is None else f"{self.units:.2g} units of noise"
+        if self.near_tie is None and self.units is not None:
+            size += " in a row that is further off than usual as a whole"
         what = f"the oracle prefers {self.oracle} by {self.gap:.3g}, the SUT {took}"
         return f"{where}: {what}; swing {self.swing:.3g}, {size}"
 
@@ -77,7 +80,7 @@ def part_at(
         gap=gap,
         swing=swing,
         units=units if known else None,
-        near_tie=units <= noise.limit if known else None,
+        near_tie=noise.near_tie(position, swing, own_unit(y, x, (theirs, ours))) if known else None,
     )
 
 
