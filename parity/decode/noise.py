@@ -3,8 +3,8 @@
 A token flips when the difference of two logits moves by more than the gap between them. That move, the *swing*
 (x_a - x_b) - (y_a - y_b), is what is judged, in units of its standard deviation in a correct implementation:
 
-floor      the unit of a row is sqrt(2) times its clean rms error: two logits whose errors are independent. That error is
-           the bin's `typical`, the worst row of half of all clean runs, times the row's rms. What a correct engine
+floor      the unit of a row is sqrt(2) times its clean rms error: two logits whose errors are independent. The error is
+           the bin's `typical`, the worst row of half of all clean runs, times the rms of the row. What a correct engine
            shows has two parts, and each is judged by what is known of it. How far off a row is, the floor's gate says;
            it is wide, since a near-tie in a router upstream moves whole rows, and a row within it may be many times as
            far off as usual. Where in the row the error falls does not follow from that: given how far off all other
