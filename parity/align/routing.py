@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ class Routing:
         return self.slot.shape[1]
 
     @staticmethod
-    def join(parts: Sequence[tuple[Routing, NDArray[np.bool_]]]) -> Routing:
-        """The tokens under each mask, one request after the other."""
+    def join(parts: Sequence[tuple[Routing, NDArray[Any]]]) -> Routing:
+        """The tokens under each mask, or at each index, one request after the other."""
         return Routing(*(np.concatenate([getattr(r, f.name)[mask] for r, mask in parts]) for f in fields(Routing)))
 
     def reorder(self, sut: torch.Tensor) -> torch.Tensor:

@@ -54,16 +54,21 @@ class Aligned:
         return None if self.expert is None else self.expert.shape[1]
 
 
-def align(trace: Trace, stage: str, layer: int | None, request: int) -> Aligned | None:
+def align(
+    trace: Trace, stage: str, layer: int | None, request: int, *, between: tuple[int, int] | None = None
+) -> Aligned | None:
     """Bring one stage of one request into canonical form.
 
-    request: index into `trace.run.requests`.
+    request: index into `trace.run.requests`. between: only positions from the first to before the second.
     Returns None when the trace holds no row of it. Raises TraceError, naming the positions, when one occurs twice or is
     missing between the first and the last; and for captures that disagree in dtype or width, or are shards.
     """
-    found = []
+    found, least, most = [], None, None
     for capture in trace.select(stage=stage, layer=layer):
-        here = np.flatnonzero(capture.rows.request == request)
+        here, ends = _rows_of(capture, request, between)
+        if ends is not None:
+            least = ends[0] if least is None else min(least, ends[0])
+            most = ends[1] if most is None else max(most, ends[1])
         if len(here):
             found.append((capture, here))
     if not found:
@@ -75,6 +80,11 @@ def align(trace: Trace, stage: str, layer: int | None, request: int) -> Aligned 
     position = np.concatenate([c.rows.position[here] for c, here in found]).astype(np.int64)
     by_expert = captures[0].axes[0] == "R"
     slot = np.concatenate([_slots(name, c)[here] for c, here in found]) if by_expert else np.zeros_like(position)
+    if between is not None and least is not None and most is not None:  # the ends of a block may not be missing either
+        whole = max(least, between[0]), min(most, between[1] - 1)
+        if (int(position.min()), int(position.max())) != whole:
+            told = f"{position.min()} to {position.max()}"
+            raise _damaged(name, f"each position exactly once from {whole[0]} to {whole[1]}", told)
     tokens, slots = _check_grid(name, position, slot)
     at = (position - position.min()) * slots + slot
     payloads = [trace.tensor(capture) for capture in captures]
@@ -102,6 +112,32 @@ def align(trace: Trace, stage: str, layer: int | None, request: int) -> Aligned 
         expert=expert,
         row_in_expert=row_in_expert,
     )
+
+
+_LOOKED_AT_ONCE = 1 << 20
+
+
+def _rows_of(
+    capture: Capture, request: int, between: tuple[int, int] | None
+) -> tuple[NDArray[np.intp], tuple[int, int] | None]:
+    """(rows of that request in that range, least and largest position of the request in the capture)."""
+    if between is None:
+        here = np.flatnonzero(capture.rows.request == request)
+        return here, None
+    kept: list[NDArray[np.intp]] = []
+    least = most = None
+    for start in range(0, len(capture.rows.position), _LOOKED_AT_ONCE):
+        part = slice(start, start + _LOOKED_AT_ONCE)
+        position, mine = capture.rows.position[part], capture.rows.request[part] == request
+        if not mine.any():
+            continue
+        of_request = position if mine.all() else position[mine]
+        low, high = int(of_request.min()), int(of_request.max())
+        least, most = (low if least is None else min(least, low)), (high if most is None else max(most, high))
+        if low < between[1] and high >= between[0]:
+            kept.append(start + np.flatnonzero(mine & (position >= between[0]) & (position < between[1])))
+    here = np.concatenate(kept) if kept else np.zeros(0, np.intp)
+    return here, None if least is None or most is None else (least, most)
 
 
 def _check_alike(name: str, captures: tuple[Capture, ...]) -> None:

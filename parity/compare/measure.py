@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from parity.floor import FLIPPED, DerivedFloor, FloorSample, NoiseFloor
 from parity.metrics import (
     Columns,
     Moments,
+    RowRepeats,
     SliceTable,
     all_metrics,
     column_edges,
@@ -114,18 +115,21 @@ def measure(
     layer: int | None,
     axes: tuple[str, ...],
     floor: NoiseFloor | None = None,
+    repeats: RowRepeats | None = None,
 ) -> list[Measured]:
     """Measure canonical tensors of one or more requests, phase by phase.
 
     parts: (oracle, sut, labels) of each request; tensors [T, ...] or, with `T S` leading axes, [T, S, ...].
-    floor: the one that will judge; a derived one needs sums of its own.
+    floor: the one that will judge; a derived one needs sums of its own. repeats: of the site's blocks before these.
     Returns one Measured a phase that occurs, prefill first.
     """
     leading = 2 if axes[:2] == ("T", "S") and len(axes) > 2 else 1
     shape = tuple(parts[0][0].shape[leading:])
     columns = column_edges(axes[leading:], shape)
     width = int(np.prod(shape, dtype=np.int64))
-    fold = floor.fold if isinstance(floor, DerivedFloor) else fold_moments
+    fold = fold_moments
+    if isinstance(floor, DerivedFloor):
+        fold = floor.fold if repeats is None else partial(floor.fold, repeats=repeats)
     labels = RowLabels.join([labels for _, _, labels in parts])
     phases = sorted(set(labels.phase.tolist()), key=PHASES.index) or ["prefill"]
     by_row, across = [], {}

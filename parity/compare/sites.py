@@ -28,6 +28,15 @@ class Routes:
     excused: NDArray[np.bool_]
     request: str
 
+    def of(self, position: NDArray[np.int64]) -> Routing | None:
+        """The routing of the tokens at these positions, None when one of them is not known."""
+        if np.array_equal(self.position, position):
+            return self.routing
+        at = np.searchsorted(self.position, position)
+        if (at == len(self.position)).any() or not np.array_equal(self.position[at], position):
+            return None
+        return Routing.join([(self.routing, at)])
+
 
 @dataclass(frozen=True)
 class SitePair:
@@ -54,6 +63,7 @@ class TracePair:
     requests: list[tuple[int, int]] = field(init=False)
     family: Family = field(init=False)
     _routes: dict[int, list[Routes | None]] = field(default_factory=dict)
+    _flips: dict[int, list[NDArray[np.int64] | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.requests = pair_requests(
@@ -77,7 +87,7 @@ class TracePair:
 
     def site(self, layer: int | None, stage: str) -> SitePair | Comparison:
         """The paired rows of a site, or a comparison record saying why there are none."""
-        pairs = [self._aligned(layer, stage, n) for n in range(len(self.requests))]
+        pairs = [self.aligned(layer, stage, n) for n in range(len(self.requests))]
         for side, verdict in ((1, Verdict.MISSING_IN_SUT), (0, Verdict.MISSING_IN_ORACLE)):
             if all(pair[side] is None for pair in pairs):
                 elsewhere = any(pair[1 - side] is not None for pair in pairs)
@@ -94,7 +104,7 @@ class TracePair:
                 reason = f"expected one layout; found oracle {shapes[0]}, sut {shapes[1]}"
                 return self._record(layer, stage, Verdict.SHAPE_MISMATCH, reason)
             axes = b.axes
-            part, alone = self._part(number, a, b)
+            part, alone = self.part(number, a, b)
             unpaired += alone
             if part is not None:
                 parts.append(part)
@@ -103,17 +113,35 @@ class TracePair:
         return SitePair(parts, axes, unpaired)
 
     def routes(self, layer: int) -> list[Routes | None]:
-        """The routing of every request in a layer; None where a side has no ids there or its top-k differs."""
+        """The routing of every request in a layer; None where a side has no ids there or its top-k differs.
+
+        Kept for the layer that was asked for last; of others only the flips.
+        """
         if layer not in self._routes:
-            self._routes[layer] = [self._route(layer, n) for n in range(len(self.requests))]
+            found = [self._route(layer, n) for n in range(len(self.requests))]
+            self._flips[layer] = [None if r is None else r.position[r.excused] for r in found]
+            self._routes.clear()
+            self._routes[layer] = found
         return self._routes[layer]
 
-    def _aligned(self, layer: int | None, stage: str, number: int) -> tuple[Aligned | None, Aligned | None]:
+    def _excused_flips(self, layer: int, number: int) -> NDArray[np.int64] | None:
+        """Positions of one request that an excused flip sent elsewhere in a layer; None where no ids are known."""
+        if layer not in self._flips:
+            self.routes(layer)
+        return self._flips[layer][number]
+
+    def aligned(
+        self, layer: int | None, stage: str, number: int, between: tuple[int, int] | None = None
+    ) -> tuple[Aligned | None, Aligned | None]:
+        """Both sides of one request, of all positions or of those from `between[0]` to before `between[1]`."""
         of_oracle, of_sut = self.requests[number]
-        return align(self.oracle, stage, layer, of_oracle), align(self.sut, stage, layer, of_sut)
+        return (
+            align(self.oracle, stage, layer, of_oracle, between=between),
+            align(self.sut, stage, layer, of_sut, between=between),
+        )
 
     def _route(self, layer: int, number: int) -> Routes | None:
-        a, b = self._aligned(layer, STAGE, number)
+        a, b = self.aligned(layer, STAGE, number)
         if a is None or b is None or a.tensor.shape[1:] != b.tensor.shape[1:] or a.tensor.is_floating_point():
             return None
         if b.tensor.is_floating_point() or a.tensor.ndim != 2:
@@ -134,9 +162,10 @@ class TracePair:
         )
         return Routes(routing, position, phase, excused(routing, limits), b.request)
 
-    def _part(
+    def part(
         self, number: int, a: Aligned, b: Aligned
     ) -> tuple[tuple[torch.Tensor, torch.Tensor, RowLabels] | None, int]:
+        """(oracle rows, SUT rows, labels) at the positions of both, and how many rows have no counterpart."""
         of_a, of_b, alone = pair_rows(oracle=a, sut=b)
         if not len(of_b):
             return None, alone
@@ -149,12 +178,9 @@ class TracePair:
             numbers = None if b.row_in_expert is None else routing.reorder_rows(b.row_in_expert[of_b])
         elif a.stage == "moe.topk_weights" and a.layer is not None:
             routes = self.routes(a.layer)[number]
-            if (
-                routes is not None
-                and np.array_equal(routes.position, position)
-                and x.shape == routes.routing.slot.shape
-            ):
-                x = routes.routing.reorder(x)
+            routing = None if routes is None else routes.of(position)
+            if routing is not None and x.shape == routing.slot.shape:
+                x = routing.reorder(x)
         labels = label_rows(
             position=position,
             phase=b.phase[of_b],
@@ -169,18 +195,18 @@ class TracePair:
 
     def _aside(self, number: int, layer: int | None, stage: str, position: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tokens that an excused flip sent elsewhere before this stage."""
-        flips = [r.position[r.excused] for r in self._upstream(number, layer, stage)]
+        flips = list(self._upstream(number, layer, stage))
         return np.isin(position, np.concatenate(flips)) if flips else np.zeros(len(position), bool)
 
-    def _upstream(self, number: int, layer: int | None, stage: str) -> Iterator[Routes]:
+    def _upstream(self, number: int, layer: int | None, stage: str) -> Iterator[NDArray[np.int64]]:
         if layer is None and stage in {s.name for s in self.family.prologue}:
             return
         layers = range(self.sut.run.layers if layer is None else layer)
         own = layer is not None and stage in _mixed_after_routing(self.family)
         for index in (*layers, layer) if own else layers:
-            routes = self.routes(index)[number] if index is not None else None
-            if routes is not None:
-                yield routes
+            flips = self._excused_flips(index, number) if index is not None else None
+            if flips is not None:
+                yield flips
 
     def _record(self, layer: int | None, stage: str, verdict: Verdict, reason: str) -> Comparison:
         return Comparison(site_name(layer, stage), layer, stage, "prefill", verdict, reason=reason, mode=self.mode)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from parity.align import Routing
-from parity.compare.judge import judge
+from parity.compare.blocks import layouts, position_blocks, site_blocks
+from parity.compare.gathered import Gathered
+from parity.compare.judge import judge, judge_gathered
 from parity.compare.labels import RowLabels, label_rows
 from parity.compare.measure import Measured, measure
 from parity.compare.pair import check_pair
@@ -14,6 +16,7 @@ from parity.compare.routes import judge_routes
 from parity.compare.sites import SitePair, TracePair
 from parity.errors import TraceError, UsageError
 from parity.floor import Floor, FloorSample, NoiseFloor
+from parity.metrics import RowRepeats
 from parity.records import Comparison, Summary, Verdict, site_name
 from parity.stages import matches, term
 from parity.trace import Trace
@@ -108,6 +111,14 @@ def _compare_site(pair: TracePair, layer: int | None, stage: str) -> Iterator[Co
     """One record for each phase of the SUT's run."""
     phases = pair.phases()
     try:
+        if term(stage).values != "ids" and position_blocks(pair, layer, stage):
+            judged = _judged_in_blocks(pair, layer, stage)
+            for phase in phases:
+                if isinstance(judged, Comparison):
+                    yield replace(judged, phase=phase)
+                else:
+                    yield judged.get(phase) or _absent(pair, layer, stage, phase)
+            return
         site = pair.site(layer, stage)
     except TraceError as error:
         # Rows that contradict each other are a finding about this site, and no reason to lose all others.
@@ -133,12 +144,45 @@ def _judged(pair: TracePair, site: SitePair, layer: int | None, stage: str) -> I
         yield from _judged_ids(pair, layer)
         return
     for measured in measure(site.parts, stage=stage, layer=layer, axes=site.axes, floor=pair.floor):
-        record = judge(measured, floor=pair.floor, mode=pair.mode)
-        if site.unpaired and record.verdict.healthy:
-            # What one side alone has captured may hold anything: the rest of it is no clean bill.
-            reason = f"{site.unpaired} rows of one side have no counterpart on the other"
-            record = replace(record, verdict=Verdict.NO_POWER, reason=reason)
-        yield replace(record, whole={**record.whole, "rows_unpaired": float(site.unpaired)})
+        yield _with_unpaired(judge(measured, floor=pair.floor, mode=pair.mode), site.unpaired)
+
+
+def _with_unpaired(record: Comparison, unpaired: int) -> Comparison:
+    if unpaired and record.verdict.healthy:
+        # What one side alone has captured may hold anything: the rest of it is no clean bill.
+        reason = f"{unpaired} rows of one side have no counterpart on the other"
+        record = replace(record, verdict=Verdict.NO_POWER, reason=reason)
+    return replace(record, whole={**record.whole, "rows_unpaired": float(unpaired)})
+
+
+def _judged_in_blocks(pair: TracePair, layer: int | None, stage: str) -> dict[str, Comparison] | Comparison:
+    """The record of each phase that occurs, or one for all, of a site that is too large to be held at once."""
+    oracle, sut = (layouts(trace, layer, stage) for trace in (pair.oracle, pair.sut))
+    if not oracle or not sut or {(axes, row) for axes, _, row in oracle} != {(axes, row) for axes, _, row in sut}:
+        site = pair.site(layer, stage)  # nothing to measure: it says why
+        if isinstance(site, Comparison):
+            return site
+    rows = sum(len(c.rows.position) for c in pair.sut.select(stage=stage, layer=layer))
+    gathered: dict[str, Gathered] = {}
+    repeats, unpaired, excluded, labelled = RowRepeats(), 0, 0, 0
+    for site in site_blocks(pair, layer, stage):
+        unpaired += site.unpaired
+        if not site.parts:
+            continue
+        for a, b, of in site.parts:
+            mismatch = check_pair(oracle=a, sut=b, axes=site.axes, stage=stage, layer=layer, mode=pair.mode)
+            if mismatch is not None:
+                return mismatch
+            excluded, labelled = excluded + int(of.excluded.sum()), labelled + len(of)
+        for part in measure(site.parts, stage=stage, layer=layer, axes=site.axes, floor=pair.floor, repeats=repeats):
+            gathered.setdefault(part.phase, Gathered(pair.floor, pair.mode, rows)).take(part)
+    if not gathered:
+        reason = f"no position in common ({unpaired} rows unpaired)"
+        name = site_name(layer, stage)
+        return Comparison(name, layer, stage, "prefill", Verdict.NOT_COMPARED, reason=reason, mode=pair.mode)
+    for one in gathered.values():
+        one.excluded_share = excluded / labelled
+    return {phase: _with_unpaired(judge_gathered(one), unpaired) for phase, one in gathered.items()}
 
 
 def _judged_ids(pair: TracePair, layer: int) -> Iterator[Comparison]:

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "formats.h"
+#include "cells.h"
 
 /* What parity/metrics/rounding.py says of honest noise; its docstrings have the sense of each number. */
 typedef struct {
@@ -15,41 +15,44 @@ typedef struct {
 } Bound;
 enum { SAMPLES = 32 };
 
-INLINE double value_at(int kind, const char *row, int64_t at) {
-    double value;
-    float narrow;
-    if (kind == F64) return LOAD(double, row + 8 * at);
-    char one[8 * LANES] = {0};
-    memcpy(one, row + SIZE[kind] * at, (size_t)SIZE[kind]);
-    f32v wide = load32(kind, one);
-    narrow = wide[0];
-    value = narrow;
-    return value;
+/* The magnitudes of the sampled elements of a row. */
+INLINE void sampled(int kind, const char *row, const Bound *bound, double *values) {
+    char codes[8 * SAMPLES] = {0};
+    for (int64_t i = 0; i < bound->samples; i++)
+        memcpy(codes + SIZE[kind] * i, row + SIZE[kind] * bound->sample[i], (size_t)SIZE[kind]);
+    for (int i = 0; i < SAMPLES; i += LANES) {
+        f64v wide = kind == F64 ? LOAD(f64v, codes + 8 * i) : to_double(load32(kind, codes + SIZE[kind] * i));
+        wide = (f64v)((i64v)wide & INT64_MAX);
+        memcpy(values + i, &wide, sizeof wide);
+    }
 }
 
 /* `_shared_share` of rounding.py. */
 INLINE double shared_share(int kind_y, int kind_x, const char *y, const char *x, const Bound *bound) {
-    double values[SAMPLES] = {0}, weights[SAMPLES] = {0}, total = 0, alone = 0, alike = 0, all = 0;
+    double values[SAMPLES], other[SAMPLES], weights[SAMPLES], total = 0, alone = 0, alike = 0, all = 0;
     int64_t n = bound->samples;
     if (n < 2) return 0;
-    for (int64_t i = 0; i < n; i++) {
-        double a = value_at(kind_y, y, bound->sample[i]), b = value_at(kind_x, x, bound->sample[i]);
-        values[i] = isfinite(a) && isfinite(b) ? fabs(a) : 0;
+    sampled(kind_y, y, bound, values);
+    sampled(kind_x, x, bound, other);
+    for (int i = 0; i < SAMPLES; i++) {
+        values[i] = values[i] + other[i] < INFINITY ? values[i] : 0;
         total += values[i] * values[i];
     }
     if (!(total > 1e-300)) total = 1e-300;
-    for (int64_t i = 0; i < n; i++) {
+    for (int i = 0; i < SAMPLES; i++) { /* zeros past the end weigh nothing */
         weights[i] = values[i] * values[i] / total;
         all += weights[i];
         alone += weights[i] * weights[i];
     }
+    f64v total_alike = {0};
     for (int64_t i = 0; i < n; i++) {
         f64v here = {0}, same = {0};
         here += values[i];
-        for (int64_t j = 0; j < n; j += LANES) /* zeros past the end weigh nothing */
+        for (int j = 0; j < SAMPLES; j += LANES)
             same += (f64v)((i64v)LOAD(f64v, weights + j) & (LOAD(f64v, values + j) == here));
-        alike += weights[i] * fold(same);
+        total_alike += weights[i] * same;
     }
+    alike = fold(total_alike);
     double rest = all * all - alone, share = (alike - alone) / (rest > 1e-12 ? rest : 1e-12);
     share = (share < 1 ? share : 1) - bound->chance;
     return share > 0 ? share : 0;
@@ -84,53 +87,42 @@ static __attribute__((noinline)) double element_exactly(int kind_y, int kind_x, 
 }
 
 /* Whether an element may be over `best` times its bound; fp32, never no where it is. With |x| >= |y| - |d|, that takes
-|d| (1 + best of_x) > best ((of_x + of_y) |y| + constant). 2^-24 a rounding: 1e-6 is more than the five here make. */
-typedef float f32wide __attribute__((vector_size(8 * LANES)));
-typedef uint32_t u32wide __attribute__((vector_size(8 * LANES)));
-typedef int32_t i32wide __attribute__((vector_size(8 * LANES)));
+|d| (1 + best of_x) > best ((of_x + of_y) |y| + constant). 2^-24 a rounding: 1e-6 is more than the five here make.
+The slope of that line in |d| and |y| does not depend on the row where of_y = of_x, its least value, is taken: so `Far`
+looks for best = 1 in the pass that makes the sums, and a row's constant comes in afterwards. */
+INLINE double far_slope(double of_x, double of_y, double best) {
+    return (1 + best * of_x) / (best * (of_x + of_y)) * (1 + 1e-6);
+}
 
-INLINE f32wide most(f32wide y, f32wide x, f32wide times, f32wide top) {
-    f32wide d = (f32wide)((i32wide)(x - y) & INT32_MAX) * times - (f32wide)((i32wide)y & INT32_MAX);
-#if LANES == 8
-    return (f32wide)_mm512_max_ps((__m512)d, (__m512)top);
-#else
-    i32wide more = d > top;
-    return (f32wide)((more & (i32wide)d) | (~more & (i32wide)top));
-#endif
+INLINE int is_near(const Far *far, double unit, double over) {
+    float most = 0;
+    for (int l = 0; l < 2 * LANES; l++) most = far->most[l] > most ? far->most[l] : most;
+    return (double)most * unit <= over * (1 - 1e-6);
+}
+
+INLINE Far start_far(double slope) {
+    Far far = {{0}, {0}};
+    far.times += (float)slope;
+    return far;
 }
 
 INLINE int may_exceed(int kind, const char *y, const char *x, int64_t n, const RowBound *b, double best) {
-    double both = b->of_x + b->of_y, factor = (1 + best * b->of_x) / (best * both) * (1 + 1e-6);
-    double over = b->constant / both * (1 - 1e-6);
-    if (!(factor < 1e30 && over < 1e37 && over > 1e-30)) return 1;
-    f32wide times = {0}, top = {0}, zero = {0};
-    times += (float)factor;
-    int64_t i = 0;
-    if (kind == BF16) {
-        for (; i + 4 * LANES <= n; i += 4 * LANES) {
-            u32wide a = LOAD(u32wide, y + 2 * i), c = LOAD(u32wide, x + 2 * i);
-            top = most((f32wide)(a << 16), (f32wide)(c << 16), times, top);
-            top = most((f32wide)(a & 0xffff0000u), (f32wide)(c & 0xffff0000u), times, top);
+    double both = b->of_x + b->of_y, slope = far_slope(b->of_x, b->of_y, best);
+    if (!(slope < 1e30)) return 1;
+    Far far = start_far(slope);
+    int64_t step = REGISTER / SIZE[kind];
+    for (int64_t i = 0; i < n; i += step) {
+        char rest[2][REGISTER] = {{0}, {0}};
+        const char *from_y = y + SIZE[kind] * i, *from_x = x + SIZE[kind] * i;
+        f32wide a[4], c[4];
+        if (n - i < step) {
+            memcpy(rest[0], from_y, (size_t)(SIZE[kind] * (n - i)));
+            memcpy(rest[1], from_x, (size_t)(SIZE[kind] * (n - i)));
+            from_y = rest[0], from_x = rest[1];
         }
-        for (; i < n; i++) { /* a lane may hold any element */
-            f32wide a = zero, c = zero;
-            a[0] = (float)value_at(BF16, y, i), c[0] = (float)value_at(BF16, x, i);
-            top = most(a, c, times, top);
-        }
-    } else {
-        float wide_y[RUN + 2 * LANES], wide_x[RUN + 2 * LANES];
-        for (; i < n; i += RUN) {
-            int64_t m = n - i < RUN ? n - i : RUN, j = 0;
-            widen(kind, y + SIZE[kind] * i, wide_y, m);
-            widen(kind, x + SIZE[kind] * i, wide_x, m);
-            memset(wide_y + m, 0, 2 * LANES * sizeof(float));
-            memset(wide_x + m, 0, 2 * LANES * sizeof(float));
-            for (; j < m; j += 2 * LANES)
-                top = most(LOAD(f32wide, wide_y + j), LOAD(f32wide, wide_x + j), times, top);
-        }
+        load_wide(kind, from_y, a);
+        load_wide(kind, from_x, c);
+        for (int k = 0; k < 4 / SIZE[kind]; k++) look_far(&far, a[k], c[k] - a[k]);
     }
-    for (int l = 0; l < 2 * LANES; l++)
-        if (!(top[l] <= (float)over)) return 1;
-    return 0;
+    return !is_near(&far, UNIT(kind), b->constant / both);
 }
-

@@ -27,7 +27,14 @@ VECTOR(uint32_t, u32v);
 VECTOR(int32_t, i32v);
 VECTOR(uint16_t, u16v);
 VECTOR(uint8_t, u8v);
-typedef uint16_t u16pairs __attribute__((vector_size(4 * LANES)));
+/* A whole register, as elements of every size. */
+#define REGISTER (8 * LANES)
+typedef float f32wide __attribute__((vector_size(REGISTER)));
+typedef uint32_t u32wide __attribute__((vector_size(REGISTER)));
+typedef int32_t i32wide __attribute__((vector_size(REGISTER)));
+typedef uint16_t u16wide __attribute__((vector_size(REGISTER)));
+typedef int16_t i16wide __attribute__((vector_size(REGISTER)));
+typedef uint8_t u8wide __attribute__((vector_size(REGISTER)));
 
 /* The dtypes, numbered as in native.py. */
 enum { F64, F32, F16, BF16, E4M3FN, E5M2, E4M3FNUZ, E5M2FNUZ };
@@ -79,15 +86,79 @@ INLINE f32v load32(int kind, const char *from) {
     return widen_codes(kind, code, 5, 2, 16);
 }
 
-/* The same for finite halves; what it makes of a NaN's payload is nobody's concern. */
-INLINE f32v load_half(const char *from) {
-#if defined(__F16C__) && LANES == 8
-    return (f32v)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
-#elif defined(__F16C__)
-    return (f32v)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)from));
+/* Both halves of a register of floats. */
+INLINE f32v low_half(f32wide v) {
+#if LANES == 8
+    return (f32v)_mm512_castps512_ps256((__m512)v);
+#elif LANES == 4
+    return (f32v)_mm256_castps256_ps128((__m256)v);
 #else
-    return load32(F16, from);
+    return LOAD(f32v, (const char *)&v);
 #endif
+}
+
+INLINE f32v high_half(f32wide v) {
+#if LANES == 8
+    return (f32v)_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)v), 1));
+#elif LANES == 4
+    return (f32v)_mm256_extractf128_ps((__m256)v, 1);
+#else
+    return LOAD(f32v, (const char *)&v + sizeof(f32v));
+#endif
+}
+
+/* A byte's code is a half's by a shift: of E5M2 its very value, of E4M3 the value over 256 and a NaN as 480. */
+#if defined(__F16C__) && defined(__AVX2__) && LANES > 2
+#define BY_HALVES(kind) ((kind) == E4M3FN || (kind) == E5M2)
+#else
+#define BY_HALVES(kind) 0
+#endif
+#define UNIT(kind) (BY_HALVES(kind) && (kind) == E4M3FN ? 256.0 : 1.0)
+
+#if defined(__F16C__) && LANES > 2
+INLINE void load_halves(u16wide code, f32wide *out) {
+#if LANES == 8
+    out[0] = (f32wide)_mm512_cvtph_ps(_mm512_castsi512_si256((__m512i)code));
+    out[1] = (f32wide)_mm512_cvtph_ps(_mm512_extracti64x4_epi64((__m512i)code, 1));
+#else
+    out[0] = (f32wide)_mm256_cvtph_ps(_mm256_castsi256_si128((__m256i)code));
+    out[1] = (f32wide)_mm256_cvtph_ps(_mm256_extracti128_si256((__m256i)code, 1));
+#endif
+}
+#endif
+
+/* One register of codes as 4 / SIZE[kind] registers of floats, in an order that is the same for every load, in units of
+UNIT(kind). What it makes of a NaN's payload is nobody's concern, and an E4M3 NaN must be looked for by its code. */
+INLINE void load_wide(int kind, const char *from, f32wide *out) {
+    if (kind == F32) {
+        out[0] = LOAD(f32wide, from);
+    } else if (kind == BF16) { /* even and odd elements, as halves of 32-bit words */
+        u32wide words = LOAD(u32wide, from);
+        out[0] = (f32wide)(words << 16);
+        out[1] = (f32wide)(words & 0xffff0000u);
+#if defined(__F16C__) && LANES > 2
+    } else if (kind == F16) {
+        load_halves(LOAD(u16wide, from), out);
+#endif
+#if defined(__F16C__) && defined(__AVX2__) && LANES > 2
+    } else if (BY_HALVES(kind)) {
+        u16wide odd = LOAD(u16wide, from), even = odd << 8;
+        if (kind == E4M3FN) { /* the sign is copied into a bit of the exponent: off with it */
+            odd = (u16wide)((i16wide)odd >> 1) & 0xbf80;
+            even = (u16wide)((i16wide)even >> 1) & 0xbf80;
+        } else {
+            odd &= 0xff00;
+        }
+        load_halves(even, out);
+        load_halves(odd, out + 2);
+#endif
+    } else {
+        for (int k = 0; k < 4 / SIZE[kind]; k++) {
+            f32v halves[2] = {load32(kind, from + SIZE[kind] * 2 * LANES * k),
+                              load32(kind, from + SIZE[kind] * (2 * k + 1) * LANES)};
+            memcpy(out + k, halves, sizeof halves);
+        }
+    }
 }
 
 /* Elements that are widened at once, at most: 16-bit lanes count as many. */
@@ -137,3 +208,17 @@ INLINE double fold(f64v v) {
     return v[0];
 }
 
+/* Four at once: a third of the shuffles. The order of additions is the same at every width. */
+INLINE void fold4(f64v a, f64v b, f64v c, f64v d, double *into) {
+#if LANES == 8
+#define HALVES(v) _mm256_add_pd(_mm512_castpd512_pd256((__m512d)v), _mm512_extractf64x4_pd((__m512d)v, 1))
+#elif LANES == 4
+#define HALVES(v) ((__m256d)v)
+#endif
+#if LANES > 2
+    __m256d ab = _mm256_hadd_pd(HALVES(a), HALVES(b)), cd = _mm256_hadd_pd(HALVES(c), HALVES(d));
+    _mm256_storeu_pd(into, _mm256_add_pd(_mm256_permute2f128_pd(ab, cd, 0x20), _mm256_permute2f128_pd(ab, cd, 0x31)));
+#else
+    into[0] = fold(a), into[1] = fold(b), into[2] = fold(c), into[3] = fold(d);
+#endif
+}

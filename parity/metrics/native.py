@@ -4,10 +4,15 @@
 Loading code from a folder is trusting whoever can write there: the folder and the file must belong to the user and
 nobody else may write to them, else a private temporary folder is built in. Whatever fails (no compiler, no folder, a
 build that does not run) leaves the plain torch path in force, and a warning says so once.
+
+A build is kept under a name that holds the hash of its own bytes: one that was cut short or altered is not loaded,
+which might kill the process, but built anew. Processes that build at once do so each for itself; the last one puts
+its file in place of an equal one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -24,7 +29,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("moments.c")
-_INCLUDED = (SOURCE.with_name("formats.h"), SOURCE.with_name("bound.h"))
+_INCLUDED = tuple(SOURCE.with_name(name) for name in ("formats.h", "cells.h", "bound.h"))
 SWITCH = "PARITY_NATIVE"
 """Environment variable; `0` keeps to the plain path."""
 
@@ -104,16 +109,19 @@ def _load() -> Native:
     compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
     if compiler is None:
         return Native(None, "plain torch: no C compiler (cc, gcc or clang) on PATH")
-    name = f"moments-{_fingerprint(compiler)}.so"
+    prefix = f"moments-{_fingerprint(compiler)}-"
     folder = cache_folder()
     if is_private(folder, make=True):
-        if not is_own_file(folder / name):
-            _build(compiler, folder, name)
-        return Native(_open(folder / name), f"compiled C, {folder / name}")
+        for kept in sorted(folder.glob(f"{prefix}*.so")):
+            if is_own_file(kept) and (kernel := _open(kept)) is not None:
+                return Native(kernel, f"compiled C, {kept}")
+            _discard(kept)
+        made = _build(compiler, folder, prefix)
+        return Native(_opened(made), f"compiled C, {made}")
     # The library stays loaded when its file is gone.
     with tempfile.TemporaryDirectory(prefix="parity-") as private:
-        _build(compiler, Path(private), name)
-        return Native(_open(Path(private) / name), f"compiled C, anew in each process: {folder} is not private")
+        made = _build(compiler, Path(private), prefix)
+        return Native(_opened(made), f"compiled C, anew in each process: {folder} is not private")
 
 
 def cache_folder() -> Path:
@@ -161,7 +169,7 @@ def _processor() -> str:
     return "\n".join(sorted(lines))
 
 
-def _build(compiler: str, folder: Path, name: str) -> None:
+def _build(compiler: str, folder: Path, prefix: str) -> Path:
     """Compile, test in a process of its own (an instruction this processor lacks would end it), then put in place."""
     handle, made = tempfile.mkstemp(prefix="build-", suffix=".so", dir=folder)
     os.close(handle)
@@ -176,21 +184,42 @@ def _build(compiler: str, folder: Path, name: str) -> None:
             test = subprocess.run([sys.executable, "-I", "-S", "-c", _SELF_TEST, made], timeout=_TIMEOUT, check=False)
             if not test.returncode:
                 os.chmod(made, 0o600)
-                os.replace(made, folder / name)
-                return
+                place = folder / f"{prefix}{_hash(Path(made).read_bytes())}.so"
+                os.replace(made, place)
+                return place
             complaint = f"the build's self-test ended with {test.returncode}"
         raise RuntimeError(f"{compiler} gave no working build of {SOURCE.name}: {complaint}")
     finally:
         Path(made).unlink(missing_ok=True)
 
 
-def _open(path: Path) -> Kernel:
-    """Load the very file that was checked: by its descriptor, where the system can."""
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _discard(path: Path) -> None:
+    """A damaged build is of no use to anyone; one that cannot be removed is passed over."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _opened(path: Path) -> Kernel:
+    kernel = _open(path)
+    if kernel is None:
+        raise RuntimeError(f"{path} was altered as soon as it was built")
+    return kernel
+
+
+def _open(path: Path) -> Kernel | None:
+    """Load the very file that was checked: by its descriptor, where the system can. None for one that was altered."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     try:
         found = os.fstat(handle)
         if found.st_uid != os.geteuid() or found.st_mode & 0o022:
             raise RuntimeError(f"{path} may be written by others")
+        with open(handle, "rb", closefd=False) as file:
+            if not path.stem.endswith(_hash(file.read())):
+                return None
         by_handle = Path(f"/proc/self/fd/{handle}")
         library = ctypes.CDLL(str(by_handle if by_handle.exists() else path))
     finally:

@@ -38,7 +38,8 @@ READABLE = (
 byte: unpack them first."""
 
 _PLAIN_ELEMENTS = 1 << 17  # 1 MiB of fp64 a side: three such buffers stay in the second-level cache
-_RUN_ELEMENTS = 1 << 20  # of a thread's task: about 0.2 ms, against 0.05 ms to hand it over
+_RUN_BYTES = 1 << 21  # of one side, of a thread's task: about 0.3 ms, against 0.05 ms to hand it over
+_RUN_ROWS = 1 << 18
 SUMS, ROUNDED_SUMS, COUNTS = 5, 9, 4
 """Numbers of a cell in moments.c: xx, yy, dy, dd, max_abs, with a bound element, fourth, size, lever; its counts."""
 LARGEST_SUMS = slice(4, 6)
@@ -146,7 +147,8 @@ def native_cells(
         here = slice(first, last)
         _call(kernel, oracle[here], sut[here], edges, sums[here], counts[here], bound=bound)
 
-    for _ in _each_run(one, shape[0], oracle.shape[1], threads, progress, 1 if bound is None else bound.together):
+    together = 1 if bound is None else bound.together
+    for _ in _each_run(one, shape[0], _row_bytes(oracle, sut), threads, progress, together):
         pass
     return sums, counts
 
@@ -172,15 +174,22 @@ def native_folds(
 
     def one(first: int, last: int) -> tuple[slice, NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         here = slice(first, last)
-        names, inside = np.unique(group[here], return_inverse=True)
-        inside = np.where(names[inside] < 0, -1, inside).astype(np.int64)
+        names, inside = _numbered(group[here])
         mine = np.zeros((len(names), cells, width)), np.zeros((len(names), cells, COUNTS), np.int64)
         _call(kernel, oracle[here], sut[here], edges, sums[here], counts[here], inside, mine, bound)
         kept = names >= 0
         return here, names[kept], mine[0][kept], mine[1][kept]
 
     together = 1 if bound is None else bound.together
-    yield from _each_run(one, len(oracle), oracle.shape[1], threads, progress, together)
+    yield from _each_run(one, len(oracle), _row_bytes(oracle, sut), threads, progress, together)
+
+
+def _numbered(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(the groups that occur, ascending; for each row the place of its group among them, -1 for a negative group)."""
+    if (groups == groups[0]).all():  # most often; a sort of millions of rows is spared
+        return groups[:1], np.full(len(groups), min(int(groups[0]), 0), np.int64)
+    names, inside = np.unique(groups, return_inverse=True)
+    return names, np.where(names[inside] < 0, -1, inside).astype(np.int64)
 
 
 def add_sums(into: NDArray[np.float64], names: NDArray[np.int64], more: NDArray[np.float64]) -> None:
@@ -204,6 +213,10 @@ def _plain_parts(
             progress(min(step, len(oracle) - first))
 
 
+def _row_bytes(oracle: torch.Tensor, sut: torch.Tensor) -> int:
+    return oracle.shape[1] * max(oracle.element_size(), sut.element_size())
+
+
 def _each_run(
     one: Callable[[int, int], R],
     rows: int,
@@ -214,9 +227,9 @@ def _each_run(
 ) -> Iterator[R]:
     """`one(first, last)` of each run of rows, results in order, at most two waiting a thread.
 
-    together: rows that no run divides; the last run takes a rest of fewer.
+    width: bytes of a row of the wider side. together: rows that no run divides; the last run takes a rest of fewer.
     """
-    step = max(1, _RUN_ELEMENTS // max(width, 1) // together) * together
+    step = max(1, min(_RUN_BYTES // max(width, 1), _RUN_ROWS) // together) * together
     starts = list(range(0, max(rows - together + 1, 1), step))
     runs = list(pairwise([*starts, rows]))
     usable = usable_threads() if threads is None else threads

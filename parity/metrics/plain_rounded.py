@@ -96,6 +96,7 @@ def plain_rounded(
         bound += torch.from_numpy(ELEMENT_SPREADS * many * np.sqrt(size[here]) + model.absolute)[:, None]
         # 0/0 is equality (NaN to 0); the factor leaves the bound's own rounding out of it.
         ratio = (x - y).abs_().div_(bound.mul_(1 + 1e-12)).nan_to_num_(nan=0.0, posinf=float("inf"))
+        ratio.mul_(ratio > 1)
         for cell, (left, right) in enumerate(pairwise(cuts)):
             more["element"][here, cell] = ratio[:, left:right].amax(1).numpy()
     again = repeats.factor(squares, more["fourth"].sum(1))[:, None]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -53,6 +56,61 @@ def test_the_switch(fresh, monkeypatch):
     monkeypatch.setenv("PARITY_NATIVE", "0")
     assert native_state().kernel is None
     assert not fresh.exists()
+
+
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here")
+
+
+def cut(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2]
+
+
+def flipped(raw: bytes) -> bytes:
+    """One bit, inside the code: the file still loads."""
+    at = len(raw) // 2
+    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+
+
+@needs_compiler
+def test_a_damaged_build_is_built_anew(fresh):
+    def kept() -> Path:
+        native._loaded.cache_clear()
+        assert native_state().state.startswith("compiled C")
+        (path,) = fresh.glob("moments-*.so")
+        return path
+
+    built = kept()
+    whole, made = built.read_bytes(), built.stat().st_mtime_ns
+    assert kept().stat().st_mtime_ns == made  # a sound one is taken as it is
+    for damage in (cut, flipped, lambda raw: b"", lambda raw: b"no library at all"):
+        built.unlink()  # loaded above: the mapped file itself must stay as it is
+        built.write_bytes(damage(whole))
+        built.chmod(0o600)
+        built = kept()
+        assert built.read_bytes() == whole
+
+
+@needs_compiler
+def test_a_damaged_build_in_a_folder_that_takes_no_new_file_leaves_the_plain_path(fresh, monkeypatch):
+    native_state()
+    (path,) = fresh.glob("moments-*.so")
+    raw = path.read_bytes()
+    path.unlink()
+    path.write_bytes(cut(raw))
+    path.chmod(0o600)
+    monkeypatch.setattr(native, "_build", lambda *_: (_ for _ in ()).throw(OSError("no space left on device")))
+    native._loaded.cache_clear()
+    assert native_state().state == "plain torch: no space left on device"
+
+
+BUILD = "from parity.metrics import native_state; print(native_state().state)"
+
+
+@needs_compiler
+def test_processes_that_build_at_once_all_get_a_kernel(fresh):
+    told = [subprocess.Popen([sys.executable, "-c", BUILD], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert all(one.communicate(timeout=120)[0].startswith("compiled C") for one in told)
+    assert not list(fresh.glob("build-*"))
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o750])

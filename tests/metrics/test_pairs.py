@@ -45,15 +45,24 @@ def reference(oracle: torch.Tensor, sut: torch.Tensor, edges: tuple[int, ...]) -
     return got, size
 
 
-def assert_equal(got: Moments, want: Moments, size: Moments, terms: int) -> None:
+NARROW = (torch.float8_e4m3fn, torch.float8_e5m2)
+"""Dtypes that the compiled kernel sums in fp32 first, 16 products at a time."""
+
+
+def assert_equal(
+    got: Moments, want: Moments, size: Moments, terms: int, dtypes: tuple[torch.dtype, torch.dtype] | None = None
+) -> None:
     for name in COUNTS:
         assert np.array_equal(getattr(got, name), getattr(want, name)), name
-    assert np.array_equal(got.max_abs, want.max_abs)
+    narrow = 2.0**-24 if dtypes is not None and dtypes[0] == dtypes[1] and dtypes[0] in NARROW else 0.0
+    assert np.all(np.abs(got.max_abs - want.max_abs) <= narrow * want.max_abs)
     for name in ("xx", "yy", "dy", "dd"):
         # Both sides add `terms` products in some order, each product of a rounded difference: (terms + 2) * 2^-53 of
         # the magnitudes a side. Below the smallest subnormal fp64 nothing is promised.
         off = np.abs(getattr(got, name) - getattr(want, name))
-        assert np.all(off <= 2 * (terms + 2) * 2**-53 * getattr(size, name) + terms * 5e-324), name
+        # cells.h: 16 + 3 roundings of fp32 besides.
+        unit = 2 * (terms + 2) * 2**-53 + 19 * narrow
+        assert np.all(off <= unit * getattr(size, name) + terms * 5e-324), name
 
 
 def random_codes(rows: int, width: int, dtype: torch.dtype, seed: int, kind: str) -> torch.Tensor:
@@ -106,7 +115,7 @@ def test_any_pair_has_the_reference_moments(native, rows, width, dtypes, kinds, 
             )
         edges = layout(width, cut)
         got = pair_moments(oracle=oracle, sut=sut, edges=edges)
-        assert_equal(got, *reference(oracle, sut, edges), terms=width)
+        assert_equal(got, *reference(oracle, sut, edges), terms=width, dtypes=dtypes)
 
 
 @pytest.mark.parametrize("native", PATHS)
@@ -124,13 +133,14 @@ def test_every_dtype_pair_at_every_code(monkeypatch, native, pair):
             t = random_codes(1, 2**16, dtype, seed, "finite")[0]
         sides.append(torch.where(torch.isnan(t.double()), torch.tensor(1.0, dtype=dtype), t)[None])
     edges = layout(2**16, "blocks")
-    assert_equal(pair_moments(oracle=sides[0], sut=sides[1], edges=edges), *reference(*sides, edges), terms=128)
+    got = pair_moments(oracle=sides[0], sut=sides[1], edges=edges)
+    assert_equal(got, *reference(sides[0], sides[1], edges), terms=128, dtypes=pair)
 
 
 @pytest.mark.parametrize("native", PATHS)
 def test_folding_adds_the_same_cells(monkeypatch, native):
     monkeypatch.setenv("PARITY_NATIVE", native)
-    monkeypatch.setattr(pairs, "_RUN_ELEMENTS", 5 * 300)  # groups cross the runs
+    monkeypatch.setattr(pairs, "_RUN_BYTES", 20 * 300)  # groups cross the runs
     monkeypatch.setattr(pairs, "_PLAIN_ELEMENTS", 5 * 300)
     oracle, sut = (random_codes(43, 300, torch.float16, seed, "codes") for seed in (0, 1))
     sut[7] = oracle[7]
@@ -149,7 +159,7 @@ def test_folding_adds_the_same_cells(monkeypatch, native):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_threads_change_no_bit(monkeypatch, dtype):
-    monkeypatch.setattr(pairs, "_RUN_ELEMENTS", 3 * 333)
+    monkeypatch.setattr(pairs, "_RUN_BYTES", 12 * 333)
     oracle, sut = (random_codes(200, 333, dtype, seed, "finite") for seed in (0, 1))
     seen: list[int] = []
     results = [

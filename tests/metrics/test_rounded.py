@@ -32,22 +32,24 @@ def pair(values: str, dtype: torch.dtype, rows: int, width: int) -> tuple[torch.
     return (y if values == "exact oracle" else y.to(dtype)), x.to(dtype)
 
 
-def assert_same(a: Moments, b: Moments) -> None:
+def assert_same(a: Moments, b: Moments, near: float) -> None:
     assert type(a) is type(b)
     for f in fields(a):
         u, v = getattr(a, f.name), getattr(b, f.name)
-        # 70,000 additions in another order: 8e-12 of the terms' magnitudes; only dy has terms of both signs.
-        size = 1e-10 * np.abs(v).max(initial=0) if f.name == "dy" else 0
-        np.testing.assert_allclose(u, v, rtol=1e-10, atol=size, err_msg=f.name)
+        # 70,000 additions in another order: 8e-12 of the terms' magnitudes; only dy has terms of both signs. Two
+        # formats of a byte are summed in fp32 first: 19 * 2^-24 = 1.2e-6 (cells.h), and bounds follow from such sums.
+        size = near * np.abs(v).max(initial=0) if f.name == "dy" else 0
+        np.testing.assert_allclose(u, v, rtol=near, atol=size, err_msg=f.name)
 
 
 @pytest.mark.skipif(native_state().kernel is None, reason="no C compiler here: there is the plain path only")
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_both_paths_and_both_ways_agree(monkeypatch, dtype, values):
-    monkeypatch.setattr(pairs, "_RUN_ELEMENTS", 3000)
+    monkeypatch.setattr(pairs, "_RUN_BYTES", 12_000)
     for rows, width in SHAPES:
         y, x = pair(values, dtype, rows, width)
+        near = 3e-6 if y.dtype == x.dtype and dtype in (torch.float8_e4m3fn, torch.float8_e5m2) else 1e-10
         edges = column_edges(("D",), (width,)).edges
         group = np.random.default_rng(1).integers(-1, 2, rows)
         group[-1] = 1
@@ -57,10 +59,10 @@ def test_both_paths_and_both_ways_agree(monkeypatch, dtype, values):
             plain = rounded_moments(oracle=y, sut=x, model=model, edges=edges)
             monkeypatch.setenv("PARITY_NATIVE", "1")
             cells = rounded_moments(oracle=y, sut=x, model=model, edges=edges)
-            assert_same(cells, plain)
+            assert_same(cells, plain, near)
             names, _, columns = plain.groups(group)
             for native in "01":
                 monkeypatch.setenv("PARITY_NATIVE", native)
                 by_row, across = fold_rounded(oracle=y, sut=x, model=model, edges=edges, group=group, threads=2)
-                assert_same(by_row, plain.total(axis=1))
-                assert_same(across[names], columns)
+                assert_same(by_row, plain.total(axis=1), near)
+                assert_same(across[names], columns, near)
