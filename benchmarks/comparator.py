@@ -5,7 +5,8 @@
 Everything is measured in one run on one BF16 pair, so only the ratios mean something. The ceiling is reading the same
 bytes on every core. msprobe (`mindstudio-probe`) and Polygraphy are measured where they can be imported (give a folder
 of packages by --peers FOLDER; never a dependency of this project); a missing one is a counted skip.
-`--big 6` makes a pair of 6 GiB beside --out, compares it through memory maps and deletes it.
+`--big 6` makes two .safetensors of 6 GiB together beside --out, compares them with and without a floor, deletes them.
+SGLang's comparator is measured as a naive version of its formulas and labelled so.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import argparse
 import json
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from parity.compare import compare_pair
+from parity.compare import compare_files, compare_pair
 from parity.floor import derive_floor
 from parity.metrics import column_edges, fold_moments, fold_rounded, native_state, pair_moments, usable_threads
 from parity.records import as_json
@@ -88,6 +91,20 @@ def naive_numpy(y: torch.Tensor, x: torch.Tensor) -> None:
     _ = np.einsum("ij,ij->i", d, d), np.einsum("ij,ij->i", a, b), np.abs(d).max(1)
 
 
+def naive_sglang(y: torch.Tensor, x: torch.Tensor) -> None:
+    """What SGLang's dump comparator prints of a pair, written from its formulas: not its code.
+
+    Relative difference 1 - 2<x, y> / (|x|^2 + |y|^2), largest and mean absolute difference, and of each side mean,
+    deviation, extremes and the 1, 5, 95 and 99 % quantiles, all in fp32 (its quantiles are of a sample too).
+    """
+    a, b = x.float(), y.float()
+    d = (a - b).abs()
+    _ = 1 - 2 * (a.double() * b.double()).sum() / (a.double() ** 2 + b.double() ** 2).sum(), d.max(), d.mean()
+    marks = torch.tensor([0.01, 0.05, 0.95, 0.99])
+    for side in (a, b):
+        _ = side.mean(), side.std(), side.min(), side.max(), torch.quantile(side.flatten()[: 1 << 22], marks)
+
+
 def polygraphy(y: torch.Tensor, x: torch.Tensor) -> None:
     from polygraphy.comparator import Comparator, CompareFunc, RunResults  # type: ignore[reportMissingImports]
     from polygraphy.comparator.struct import IterationResult  # type: ignore[reportMissingImports]
@@ -110,6 +127,7 @@ PEERS = {
     "torch.testing.assert_close": assert_close,
     "naive torch, row metrics": naive_torch,
     "naive numpy, row metrics": naive_numpy,
+    "SGLang's formulas (naive)": naive_sglang,
     "Polygraphy": polygraphy,
     "msprobe": msprobe,
 }
@@ -121,10 +139,13 @@ def measure(rows: int) -> dict[str, Any]:
     size = 2 * y.numel() * y.element_size()
     edges = column_edges(("D",), (WIDTH,)).edges
     model = derive_floor("bfloat16").model
+    g = torch.Generator().manual_seed(2)
+    z = (y.float() * (1 + 2.0**-14 * torch.randn(y.shape, generator=g))).bfloat16()  # honest: some bits of y differ
     candidates: dict[str, tuple[Callable[[], Any], int]] = {
         "read (ceiling)": (lambda: read_all((y, x)), size),
         "fold_moments": (lambda: fold_moments(oracle=y, sut=x, edges=edges), size),
-        "fold_rounded (derived floor)": (lambda: fold_rounded(oracle=y, sut=x, edges=edges, model=model), size),
+        "fold_rounded (derived floor)": (lambda: fold_rounded(oracle=y, sut=z, edges=edges, model=model), size),
+        "fold_rounded, 1 % apart": (lambda: fold_rounded(oracle=y, sut=x, edges=edges, model=model), size),
         "pair_moments": (lambda: pair_moments(oracle=y, sut=x, edges=edges), size),
         "compare_pair": (lambda: compare_pair(oracle=y, sut=x, axes=("T", "D"), stage="resid.out", layer=0), size),
         "fold_moments, one thread": (lambda: fold_moments(oracle=y, sut=x, edges=edges, threads=1), size),
@@ -145,6 +166,9 @@ def measure(rows: int) -> dict[str, Any]:
         "gigabytes_per_second": clock,
         "gigabytes_per_processor_second": cpu,
         "ours_over": {n: round(ours / clock[n], 2) for n in ("read (ceiling)", *PEERS) if n in clock},
+        "time of others over fold_moments": {
+            name.removeprefix("fold_"): round(ours / speed, 2) for name, speed in clock.items() if "fold_" in name
+        },
         "skipped": skipped,
     }
 
@@ -156,51 +180,52 @@ def anonymous_mebibytes() -> float:
 
 
 def measure_big(gibibytes: float, folder: Path) -> dict[str, float]:
-    """A mapped pair of this size, made on the fly: speed of compare_pair, and memory beyond the maps at its peak."""
-    import threading
-
+    """Two .safetensors of one BF16 tensor, this large together, made on the fly: speed, and memory beyond the maps."""
     rows = int(gibibytes * 2**30) // (4 * WIDTH)
     block_y, block_x = make_pair(4096, seed=1)
+    size = 2 * rows * WIDTH
+    header = json.dumps({"t": {"dtype": "BF16", "shape": [rows, WIDTH], "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
+    told = {"gigabytes": round(2 * size / 1e9, 2)}
     with tempfile.TemporaryDirectory(dir=folder) as scratch, Progress() as bar:
+        paths = {side: Path(scratch) / f"{side}.safetensors" for side in ("oracle", "sut")}
         task = bar.add_task("writing", total=rows)
-        with open(f"{scratch}/y", "wb") as file_y, open(f"{scratch}/x", "wb") as file_x:
+        with paths["oracle"].open("wb") as file_y, paths["sut"].open("wb") as file_x:
+            for file in (file_y, file_x):
+                file.write(len(header).to_bytes(8, "little") + header)
             for first in range(0, rows, 4096):
                 n = min(4096, rows - first)
                 for file, block in ((file_y, block_y), (file_x, block_x)):
+                    block[:, 0] = 1 + first // 4096  # no row occurs twice: a repeated one is measured again by cells
                     file.write(block[:n].view(torch.int16).numpy().data)
                 bar.update(task, advance=n)
-        y, x = (
-            torch.from_file(f"{scratch}/{side}", shared=False, size=rows * WIDTH, dtype=torch.bfloat16).view(
-                rows, WIDTH
-            )
-            for side in "yx"
-        )
-        before, peak, done = anonymous_mebibytes(), 0.0, threading.Event()
+        for name, floor in (("measured", None), ("derived", derive_floor("bfloat16"))):
+            task = bar.add_task(name, total=2 * size)
+            before, peak = anonymous_mebibytes(), [0.0]
+            start = time.perf_counter()
+            with watched(peak):
+                compare_files(**paths, floor=floor, progress=lambda _, n, task=task: bar.update(task, advance=n))
+            told[f"{name}_gigabytes_per_second"] = round(2 * size / (time.perf_counter() - start) / 1e9, 2)
+            told[f"{name}_peak_mebibytes_beyond_the_maps"] = round(peak[0] - before, 1)
+    return told
 
-        def watch() -> None:
-            nonlocal peak
-            while not done.wait(0.005):
-                peak = max(peak, anonymous_mebibytes())
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        task = bar.add_task("moments", total=rows)
-        start = time.perf_counter()
-        edges = column_edges(("D",), (WIDTH,)).edges
-        fold_moments(oracle=y, sut=x, edges=edges, progress=lambda n: bar.update(task, advance=n))
-        moments = time.perf_counter() - start
-        start = time.perf_counter()
-        compare_pair(oracle=y, sut=x, axes=("T", "D"), stage="resid.out", layer=0)
-        compared = time.perf_counter() - start
+@contextmanager
+def watched(peak: list[float]) -> Iterator[None]:
+    """The largest anonymous memory meanwhile, in MiB, looked at 200 times a second."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], anonymous_mebibytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
         done.set()
         watcher.join()
-    size = 4 * rows * WIDTH / 1e9
-    return {
-        "gigabytes": round(size, 2),
-        "fold_moments_gigabytes_per_second": round(size / moments, 2),
-        "compare_pair_gigabytes_per_second": round(size / compared, 2),
-        "peak_mebibytes_beyond_the_maps": round(peak - before, 1),
-    }
 
 
 def main() -> None:
@@ -219,7 +244,7 @@ def main() -> None:
         **measure(asked.mebibytes * 2**20 // (4 * WIDTH)),
     }
     if asked.big:
-        result["mapped pair"] = measure_big(asked.big, asked.out.parent.resolve())
+        result["pair of files"] = measure_big(asked.big, asked.out.parent.resolve())
     asked.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({k: v for k, v in result.items() if k != "environment"}, indent=1))
 

@@ -139,6 +139,8 @@ def _compare_stored(
         return record
     streamed = stream_pair(a, b, floor, advance)
     note = "" if a.dtype == b.dtype else f"compared by value: {dtypes}"
+    if floor is not None and all(t.known != getattr(torch, floor.model.dtype) for t in (a, b)):
+        note = "; ".join(filter(None, (note, f"stored as {a.dtype}, judged as rounded to {floor.model.dtype}")))
     return _judge(a, streamed, floor, note)
 
 

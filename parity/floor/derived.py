@@ -7,7 +7,8 @@ With y the oracle, x the SUT, d = x - y, u = 2^-p, R roundings, q the smallest s
 element's row, c = u / (1 - R u), L = ln(2 tests / level), Y2 = sum y^2, V = sum f y^4, n elements, a the drift
 (accumulation) allowance, a' that of many values, and A = sum s^2, three things of a slice are gated:
 
-    element  |x - y| <= R u (|x| + |y|) + R q + 8 (a' s + (a - a') |y|)  each element; the first two terms are certain
+    element  |x - y| <= R u (|x| + |y|) + R q + 8 (a' s + (a - a') |y|)  each element; the first two terms are certain;
+                                                                         its score is 0 where no element is over
     rel_l2   |d|     <= min(2 R c |y|, sqrt(2/3 R c^2 Y2 + 4 R^2 c^2 sqrt(L V / 2))) + R q sqrt(n) + a sqrt(A)
     slope    |<d,y>| <= min(2 R c Y2 + R q sqrt(n Y2),
                             2 c sqrt(R L V) + q sqrt(R L Y2) + (2 R c^2) Y2 + a^2 A + n (R q)^2)

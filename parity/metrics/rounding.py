@@ -119,7 +119,7 @@ class RoundedMoments(Moments):
 
     fourth: sum of f y^4. fourth_across: the same with f grown for rows that repeat an earlier one.
     size: sum of s^2 over the finite pairs. lever, lever_across: sums of f s^2 y^2.
-    element: largest |x - y| over the bound of that very element.
+    element: largest |x - y| over the bound of that very element, 0 where no element is over its bound.
     """
 
     fourth: Array
