@@ -28,6 +28,14 @@ def fresh(monkeypatch, tmp_path):
     native._warn_once.cache_clear()
 
 
+@pytest.fixture
+def stub(tmp_path, monkeypatch) -> Path:
+    path = tmp_path / "moments.c"
+    path.write_text(STUB)
+    monkeypatch.setattr(native, "SOURCE", path)
+    return path
+
+
 def fake_compiler(folder: Path, text: str, monkeypatch) -> None:
     folder.mkdir()
     (folder / "cc").write_text(f"#!/bin/sh\n{text}\n")
@@ -58,6 +66,9 @@ def test_the_switch(fresh, monkeypatch):
     assert not fresh.exists()
 
 
+STUB = "int parity_selftest(void) { return 0; }\nvoid parity_moments(int y, int x, const void *work) {}\n"
+"""A kernel that is built at once, where only its making is looked at."""
+
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here")
 
 
@@ -72,7 +83,7 @@ def flipped(raw: bytes) -> bytes:
 
 
 @needs_compiler
-def test_a_damaged_build_is_built_anew(fresh):
+def test_a_damaged_build_is_built_anew(fresh, stub):
     def kept() -> Path:
         native._loaded.cache_clear()
         assert native_state().state.startswith("compiled C")
@@ -91,7 +102,7 @@ def test_a_damaged_build_is_built_anew(fresh):
 
 
 @needs_compiler
-def test_a_damaged_build_in_a_folder_that_takes_no_new_file_leaves_the_plain_path(fresh, monkeypatch):
+def test_a_damaged_build_in_a_folder_that_takes_no_new_file_leaves_the_plain_path(fresh, stub, monkeypatch):
     native_state()
     (path,) = fresh.glob("moments-*.so")
     raw = path.read_bytes()
@@ -103,12 +114,20 @@ def test_a_damaged_build_in_a_folder_that_takes_no_new_file_leaves_the_plain_pat
     assert native_state().state == "plain torch: no space left on device"
 
 
-BUILD = "from parity.metrics import native_state; print(native_state().state)"
+BUILD = """
+import sys
+from pathlib import Path
+from parity.metrics import native
+native.SOURCE = Path(sys.argv[1])
+print(native.native_state().state)
+"""
 
 
 @needs_compiler
-def test_processes_that_build_at_once_all_get_a_kernel(fresh):
-    told = [subprocess.Popen([sys.executable, "-c", BUILD], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+def test_processes_that_build_at_once_all_get_a_kernel(fresh, stub):
+    told = [
+        subprocess.Popen([sys.executable, "-c", BUILD, str(stub)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     assert all(one.communicate(timeout=120)[0].startswith("compiled C") for one in told)
     assert not list(fresh.glob("build-*"))
 
