@@ -46,7 +46,10 @@ def climb(
         hypothesis = _suppose(ledger, rung)
         left_out = rung.number in skip or (bool(only) and rung.number not in only)
         early = proved_early(bench.results)
+        refused = any(one.verdict == "refused" for done in bench.results.values() for one in done.findings)
         why = "left out by whoever asked" if left_out else f"the cause was proved at {early}" if early else ""
+        if refused and not why:
+            why = "the engine's traces show what it does not compute unobserved: nothing can be read off them"
         result = _run(bench, rung, hypothesis, why)
         path = bench.folder / FOLDER / rung.file
         write_json(path, result)

@@ -37,7 +37,7 @@ def run(bench: Bench) -> RungResult:
     if given is not None:
         numbers |= {"ids_given": given[0], "of_them_fed": given[1]}
     control = _control(bench)
-    evidence = {"comparisons": compared, "refused": refused, "lines": [report_lines(one) for one in different]}
+    evidence = {"comparisons": compared, "refused": refused, "lines": [list(report_lines(one)) for one in different]}
     commands = (f"parity prompt --model {bench.case.model} --runner {bench.case.sut} --messages FILE",)
     more = {"numbers": numbers, "control": control, "evidence": evidence, "commands": commands}
     findings = _findings(different, compared, given)
