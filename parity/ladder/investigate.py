@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from parity.errors import UsageError
@@ -12,10 +12,11 @@ from parity.invariance import Coverage, launch_coverage
 from parity.ladder.calibrate import Opening
 from parity.ladder.locate import locate
 from parity.ladder.observe import Observation
-from parity.ladder.prove import Proof, prove, sites_of
+from parity.ladder.prove import Proof
+from parity.ladder.prove_finding import prove_finding
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import sweep
-from parity.records import Comparison, Finding, Summary, split_site
+from parity.records import Comparison, Finding, Summary
 from parity.runner import Generation, RunnerInfo
 
 
@@ -25,7 +26,7 @@ class CaptureInvestigation:
 
     chained: error with the SUT's own inputs all the way; isolated: each stage alone, on the SUT's inputs.
     coverage: what each launch reached of its work, no oracle involved. proof: what grafts at the finding did; None for
-        an investigation that found no fault, or could not run the SUT again.
+        an investigation that found no fault, or could not run the SUT again (then the finding's own proof says why).
     """
 
     observation: Observation
@@ -76,7 +77,7 @@ def investigate_capture(
     oracle: an exact runner that can forward, graft and replay, of the SUT's family and lineage.
     floor: of the SUT's recipe. oracle_generation: the oracle's continuation of the same prompt, the control.
     sut, emulation: the engine, still open, and a runner that replays its recipe beside it: with both, what is found is
-        tried by grafts (`prove`); without, it stands unproved.
+        tried by grafts (`prove`); without, or where the grafts cannot be run, it stands unproved.
     Raises UsageError for runners of different families or weights, and for a trace of several requests.
     """
     info = oracle.describe()
@@ -111,19 +112,18 @@ def investigate_capture(
     finding = locate(replay, floor=floor, chained=chained, isolated=isolated, coverage=coverage)
     proof = None
     if sut is not None and emulation is not None and finding.verdict == "fault":
-        proof = prove(
+        finding, proof = prove_finding(
             sut,
+            finding,
             oracle=oracle,
             emulation=emulation,
             request=observation.request,
             trace=observation.trace,
-            sites=sites_of(finding),
             chained=chained,
             floor=floor,
             generations=(observation.generation, oracle_generation),
             on_step=on_step,
         )
-        finding = replace(finding, proof=proof.as_evidence(), layers=with_unmasked(finding, proof))
     return CaptureInvestigation(
         observation=observation,
         oracle=info,
@@ -135,9 +135,3 @@ def investigate_capture(
         finding=finding,
         proof=proof,
     )
-
-
-def with_unmasked(finding: Finding, proof: Proof) -> tuple[int, ...]:
-    """The finding's layers, and those where its stage was seen to add error once the earlier ones were mended."""
-    hidden = [layer for layer, stage in map(split_site, proof.unmasked) if stage == finding.stage and layer is not None]
-    return tuple(sorted({*finding.layers, *hidden}))

@@ -65,10 +65,11 @@ def replay_grafts(
     """Grafts that put the oracle's replay in place of the SUT's own work at `sites`, all of them jointly.
 
     layers: of the model. inner: stages that cannot be replaced; the stages that read them are, through a span.
+    Raises UsageError for a stage that the family does not have.
     """
     grafts = []
     for layer in dict.fromkeys(layer for layer, _ in sites):
-        asked = {stage for at, stage in sites if at == layer}
+        asked = {graph.stage(stage).name for at, stage in sites if at == layer}
         for stage, span in replaced_spans(asked, graph=graph, layer=layer, inner=inner).items():
             reads = [graph.resolve(layer, name, layers=layers) for s in span for name in graph.stage(s).inputs]
             hidden = [(layer, name) for name in span[:-1]]

@@ -26,6 +26,7 @@ class Held:
             for site in (*graft.needs, *own):
                 self._sites[site] = self._sites.get(site, False) or graft.history
         self._kept: list[tuple[Capture, torch.Tensor]] = []
+        self._earlier = 0
 
     def wants(self, site: Site) -> bool:
         """True for a site that some graft reads."""
@@ -38,13 +39,21 @@ class Held:
     def end_step(self) -> None:
         """Forget what is not read at later steps."""
         self._kept = [(c, tensor) for c, tensor in self._kept if self._sites[c.layer, c.stage]]
+        self._earlier = len(self._kept)
 
-    def seen(self) -> MemoryTrace:
-        """Everything held, as a trace; captures are numbered anew."""
+    def seen(self, graft: ComputedGraft) -> MemoryTrace:
+        """What `graft` asked for, as a trace; captures are numbered anew.
+
+        What is held for another graft stays out: earlier steps of some sites beside the running step of others would
+        look like tensors of one stage captured at different positions.
+        """
+        sites = {*graft.needs, (graft.layer, graft.stage)} if graft.history else set(graft.needs)
+        first = 0 if graft.history else self._earlier
+        kept = [(c, tensor) for c, tensor in self._kept[first:] if (c.layer, c.stage) in sites]
         return MemoryTrace(
             self._run,
-            tuple(replace(capture, number=number) for number, (capture, _) in enumerate(self._kept)),
-            {number: tensor for number, (_, tensor) in enumerate(self._kept)},
+            tuple(replace(capture, number=number) for number, (capture, _) in enumerate(kept)),
+            {number: tensor for number, (_, tensor) in enumerate(kept)},
             complete=False,
         )
 
@@ -61,7 +70,7 @@ class PlacedComputation:
     def apply(self, tensor: torch.Tensor, own: Capture) -> torch.Tensor:
         """What the graft computes for the rows of `own`; ProbeError when it is not what the forward pass can go on
         with."""
-        result = self.graft.compute(own, tensor.detach(), self._held.seen())
+        result = self.graft.compute(own, tensor.detach(), self._held.seen(self.graft))
         if result.shape != tensor.shape or result.dtype != tensor.dtype:
             raise ProbeError(
                 place=f"graft at {self.name}",

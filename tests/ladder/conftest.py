@@ -10,7 +10,11 @@ import torch
 
 from parity.floor import Floor
 from parity.ladder import Opening, calibrate_apart
-from parity.runner import Request, open_runner
+from parity.runner import CapturePlan, Graft, Request, open_runner
+from parity.trace import Trace
+
+FACTOR = 1.5
+"""Of the second layer's attention output in `faulty_trace`."""
 
 LENGTHS = (175, 170, 165, 180, 172, 168)
 """Clean prompts reach past the last position that is judged."""
@@ -40,3 +44,22 @@ def oracle(fp8_model: Path) -> Any:
 @pytest.fixture(scope="session")
 def request_160() -> Request:
     return random_request(0, 160)
+
+
+@pytest.fixture(scope="session")
+def exact(fp8_model: Path) -> Any:
+    return open_runner(f"recipe:{fp8_model}", recipe="fp32")
+
+
+@pytest.fixture(scope="session")
+def healthy_trace(fp8_model: Path, request_160: Request) -> Trace:
+    return open_runner(f"recipe:{fp8_model}", order=1).forward([request_160], capture=CapturePlan())
+
+
+@pytest.fixture(scope="session")
+def faulty_trace(fp8_model: Path, request_160: Request, healthy_trace: Trace) -> Trace:
+    """The second layer's attention output FACTOR times too large, and everything after it computed from that."""
+    (own,) = healthy_trace.select(stage="attn.out", layer=1)
+    wrong = Graft(1, "attn.out", (healthy_trace.tensor(own).float() * FACTOR).bfloat16(), own.rows)
+    runner = open_runner(f"recipe:{fp8_model}", order=1)
+    return runner.forward([request_160], capture=CapturePlan(), graft=[wrong])

@@ -13,46 +13,29 @@ from parity.ladder.attribution import Attribution, attribute
 from parity.ladder.replay import Replay
 from parity.ladder.replay_trace import replay_trace
 from parity.ladder.sweep import oracle_trace, routing_by_layer, sweep_free
-from parity.runner import CapturePlan, Graft, Request, open_runner
+from parity.runner import CapturePlan, Request, open_runner
 from parity.trace import MemoryTrace, Trace
 
-SCALE = 1.5
+FACTOR = 1.5
+"""Of the attention output in `faulty_trace`."""
 
 
 @pytest.fixture(scope="module")
-def exact(fp8_model: Path) -> Any:
-    return open_runner(f"recipe:{fp8_model}", recipe="fp32")
-
-
-@pytest.fixture(scope="module")
-def healthy(fp8_model: Path, request_160: Request) -> Trace:
-    return open_runner(f"recipe:{fp8_model}", order=1).forward([request_160], capture=CapturePlan())
-
-
-@pytest.fixture(scope="module")
-def faulty(fp8_model: Path, request_160: Request, healthy: Trace) -> Trace:
-    """The second layer's attention output 1.5 times too large, and everything after it computed from that."""
-    (own,) = healthy.select(stage="attn.out", layer=1)
-    wrong = Graft(1, "attn.out", (healthy.tensor(own).float() * SCALE).bfloat16(), own.rows)
-    runner = open_runner(f"recipe:{fp8_model}", order=1)
-    return runner.forward([request_160], capture=CapturePlan(), graft=[wrong])
-
-
-@pytest.fixture(scope="module")
-def rows(faulty: Trace, exact: Any) -> dict[str, Attribution]:
-    return {row.name: row for row in attribute(Replay(faulty, exact), oracle_trace(exact, faulty))}
+def rows(faulty_trace: Trace, exact: Any) -> dict[str, Attribution]:
+    return {row.name: row for row in attribute(Replay(faulty_trace, exact), oracle_trace(exact, faulty_trace))}
 
 
 def test_the_stage_that_adds_is_apart_from_those_that_inherit(rows: dict[str, Attribution]):
     adds, shows = rows["L01.attn.out"], rows["L01.resid.mid"]
     # x = 1.5 y: |x - y| / |y| is a half, less the recipe's own noise of a few percent.
-    assert adds.added == pytest.approx(SCALE - 1, abs=0.05)
-    assert adds.distance == pytest.approx(SCALE - 1, abs=0.01)
+    assert adds.added == pytest.approx(FACTOR - 1, abs=0.05)
+    assert adds.distance == pytest.approx(FACTOR - 1, abs=0.01)
     assert adds.inherited is not None
     assert adds.inherited < 0.2 < adds.shown  # type: ignore[operator]
     assert shows.added is not None
     assert shows.added < 0.01
     assert shows.shown == pytest.approx(shows.inherited, rel=0.05)
+    assert shows.shown is not None
     assert shows.shown > 10 * shows.added
 
 
@@ -60,6 +43,7 @@ def test_amplification_is_error_out_over_error_in(rows: dict[str, Attribution]):
     row = rows["L01.attn.out"]
     assert row.error_in is not None
     assert row.amplification == pytest.approx(row.shown / row.error_in)  # type: ignore[operator]
+    assert row.amplification is not None
     assert row.amplification > 2, "the stage that adds puts out more error than it gets"
     first = rows["embed.out"]
     assert first.amplification is None
@@ -72,17 +56,19 @@ def test_before_the_fault_nothing_is_added_that_the_recipe_does_not_add(rows: di
     assert max(row.distance for row in early if row.distance is not None) < 0.02
 
 
-def test_free_judging_counts_what_the_flipped_router_did(healthy: Trace, exact: Any):
+def test_free_judging_counts_what_the_flipped_router_did(healthy_trace: Trace, exact: Any):
     """The free oracle chooses its own experts: a SUT that sends half of its tokens elsewhere has them excluded."""
-    free = routing_by_layer(sweep_free(exact, healthy, floor=None))
+    free = routing_by_layer(sweep_free(exact, healthy_trace, floor=None))
     assert [one.layer for one in free] == [0, 1]
-    tensors = {capture.number: healthy.tensor(capture) for capture in healthy.captures}
-    (ids,) = healthy.select(stage="moe.topk_ids", layer=0)
-    experts = int(healthy.run.hyper["experts"])
+    tensors = {capture.number: healthy_trace.tensor(capture) for capture in healthy_trace.captures}
+    (ids,) = healthy_trace.select(stage="moe.topk_ids", layer=0)
+    experts = int(healthy_trace.run.hyper["experts"])
     moved = tensors[ids.number].clone()
     moved[::2] = (moved[::2] + 1) % experts
     tensors[ids.number] = moved
-    flipped = routing_by_layer(sweep_free(exact, MemoryTrace(healthy.run, healthy.captures, tensors), floor=None))
+    flipped = routing_by_layer(
+        sweep_free(exact, MemoryTrace(healthy_trace.run, healthy_trace.captures, tensors), floor=None)
+    )
     assert flipped[0].overlap < free[0].overlap - 0.2
     assert flipped[0].complete < 0.6 < free[0].complete
     assert flipped[1].overlap == free[1].overlap
@@ -98,20 +84,20 @@ def test_a_trace_without_inputs_is_refused(fp8_model: Path, request_160: Request
     ("layers", "stages", "said"), [((9,), (), "layers 0..1"), ((), ("moe.nothing",), "a stage of this family")]
 )
 def test_a_site_that_does_not_exist_is_refused(
-    healthy: Trace, exact: Any, layers: tuple[int, ...], stages: tuple[str, ...], said: str
+    healthy_trace: Trace, exact: Any, layers: tuple[int, ...], stages: tuple[str, ...], said: str
 ):
     with pytest.raises(UsageError, match=said):
-        replay_trace(healthy, exact, layers=layers, stages=stages)
+        replay_trace(healthy_trace, exact, layers=layers, stages=stages)
 
 
-def test_shown_is_none_where_the_oracle_has_no_such_rows(healthy: Trace, exact: Any):
-    truth = oracle_trace(exact, healthy)
+def test_shown_is_none_where_the_oracle_has_no_such_rows(healthy_trace: Trace, exact: Any):
+    truth = oracle_trace(exact, healthy_trace)
     kept = MemoryTrace(
         truth.run,
         tuple(c for c in truth.captures if c.stage != "attn.out"),
         {c.number: truth.tensor(c) for c in truth.captures},
     )
-    row = next(r for r in attribute(Replay(healthy, exact), kept) if r.stage == "attn.out")
+    row = next(r for r in attribute(Replay(healthy_trace, exact), kept) if r.stage == "attn.out")
     assert row.shown is None
     assert row.amplification is None
     assert row.added is not None

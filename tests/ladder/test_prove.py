@@ -11,11 +11,12 @@ import torch
 
 from parity.errors import UsageError
 from parity.floor import Floor
+from parity.graft.effect import agreement
 from parity.ladder import Opening, Proof, prove, sites_of, sweep
 from parity.ladder.prove import Site
 from parity.ladder.replay_graft import replaced_spans
 from parity.records import Finding
-from parity.runner import CapturePlan, Generation, Request
+from parity.runner import CapturePlan, Request
 from parity.stages import QWEN3_MOE
 from parity_kernels.forward.runner import TritonRunner
 from parity_kernels.forward.runner import open_runner as open_engine
@@ -178,7 +179,6 @@ def test_a_runner_that_cannot_graft_is_refused(oracle: Any, floor: Floor, reques
 
 
 def test_agreement_counts_from_the_start():
-    from parity.ladder.prove import _agreeing
-
-    assert _agreeing(Generation((1, 2, 3)), Generation((1, 2, 4))) == 2
-    assert _agreeing(Generation((1, 2)), Generation((1, 2, 4))) == 2
+    assert agreement((1, 2, 3), (1, 2, 4)) == 2
+    assert agreement((1, 2), (1, 2, 4)) == 2
+    assert agreement((), (1,)) == 0

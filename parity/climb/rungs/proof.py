@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from parity.climb.bench import Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.climb.rungs.zoom import summary_of
-from parity.errors import ParityError
-from parity.ladder.prove import Proof, prove, sites_of
-from parity.records import Finding, split_site
+from parity.ladder.prove import Proof
+from parity.ladder.prove_finding import prove_finding
 from parity.runner import Generation
 
 
@@ -33,22 +31,20 @@ def run(bench: Bench) -> RungResult:
     assert bench.floor is not None
     symptom = bench.results.get(2)
     texts = _texts(symptom.evidence.get("tokens", {})) if symptom is not None and symptom.ran else None
-    try:
-        proof = prove(
-            bench.engine,
-            oracle=bench.oracle,
-            emulation=bench.emulation,
-            request=bench.request,
-            trace=bench.trace,
-            sites=sites_of(finding),
-            chained=summary_of(bench, 4, "chained"),
-            floor=bench.floor,
-            generations=texts,
-            on_step=bench.tell,
-        )
-    except ParityError as error:
-        return PROOF.result(Status.INCONCLUSIVE, f"The grafts could not be run: {error}")
-    proved = replace(finding, proof=proof.as_evidence(), layers=with_unmasked(finding, proof))
+    proved, proof = prove_finding(
+        bench.engine,
+        finding,
+        oracle=bench.oracle,
+        emulation=bench.emulation,
+        request=bench.request,
+        trace=bench.trace,
+        chained=summary_of(bench, 4, "chained"),
+        floor=bench.floor,
+        generations=texts,
+        on_step=bench.tell,
+    )
+    if proof is None:
+        return PROOF.result(Status.INCONCLUSIVE, str(proved.proof["sentence"]), findings=(proved,))
     more: dict[str, Any] = {
         "findings": (proved,),
         "numbers": _numbers(proof),
@@ -59,12 +55,6 @@ def run(bench: Bench) -> RungResult:
         return PROOF.result(Status.FOUND, "Proved: all three grafts came out as they must.", **more)
     said = str(proof.as_evidence().get("sentence") or "Not every graft came out as it must.")
     return PROOF.result(Status.INCONCLUSIVE, said, **more)
-
-
-def with_unmasked(finding: Finding, proof: Proof) -> tuple[int, ...]:
-    """The finding's layers, and those where its stage was seen to add error once the earlier ones were mended."""
-    hidden = [layer for layer, stage in map(split_site, proof.unmasked) if stage == finding.stage and layer is not None]
-    return tuple(sorted({*finding.layers, *hidden}))
 
 
 def _texts(tokens: Any) -> tuple[Generation, Generation] | None:
