@@ -13,6 +13,7 @@ from parity.climb.case import Case
 from parity.climb.counted import Counted
 from parity.climb.rung import RungResult
 from parity.climb.store import TRACES
+from parity.decode import Reference, decode_reference
 from parity.errors import RunnerError
 from parity.floor import Floor
 from parity.invariance import Subject
@@ -21,7 +22,7 @@ from parity.ladder.replay import Replay
 from parity.ladder.sweep import oracle_trace
 from parity.process_runner import OnStep
 from parity.records import Run
-from parity.runner import CapturePlan, Generation, Request, RunnerInfo, open_runner
+from parity.runner import CapturePlan, Request, RunnerInfo, open_runner
 from parity.trace import MemoryTrace, Trace, open_trace, verify_trace
 
 
@@ -114,16 +115,6 @@ class Bench:
         return replace(self.case.request, name=run.request_names[0], ids=run.requests[0])
 
     @cached_property
-    def continuation(self) -> Generation:
-        """The engine's greedy continuation."""
-        schedule = replace(self.case.schedule, decode=0)
-        return self.engine.generate(self.case.request, max_new_tokens=self.case.new_tokens, schedule=schedule)
-
-    @cached_property
-    def oracle_continuation(self) -> Generation:
-        return self.oracle.generate(self.request, max_new_tokens=self.case.new_tokens)
-
-    @cached_property
     def subject(self) -> Subject:
         """The engine as the invariances examine it; the second prompt runs between two runs of the first."""
         second, _ = self.case.second_request()
@@ -154,6 +145,17 @@ class Bench:
     def recipe_runner(self) -> Any | None:
         """The emulation of the engine's recipe, opened here; None where there is none."""
         return None if self.emulation is None else open_runner(self.emulation.spec, **self.emulation.options)
+
+    @cached_property
+    def decoding(self) -> Reference:
+        """The oracle's own decoding of the prompt, and the noise around it: what the recipe's emulation shows there,
+        else the floor's."""
+        near = self.recipe_runner
+        usable = near is not None and "forward" in near.describe().can
+        return decode_reference(
+            self.oracle, self.case.request, self.case.new_tokens, emulation=near if usable else None,
+            floor=None if usable else self.floor,
+        )  # fmt: skip
 
     @cached_property
     def emulated_trace(self) -> Trace | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parity.decode.choices import examine_sampler
 from parity.decode.comparison import DecodingComparison, DecodingVerdict, compare_decoding
 from parity.decode.divergence import Choice, Parting
 from parity.decode.draws import Departure, DrawCheck, check_draws
@@ -41,6 +42,7 @@ __all__ = [
     "compare_sampled",
     "continue_greedily",
     "decode_reference",
+    "examine_sampler",
     "falsify_residual_scale",
     "fit_penalties",
     "force",

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parity.decode.choices import examine_sampler
 from parity.decode.divergence import Parting, part_at, partings
 from parity.decode.excess import Excess, excess_of
 from parity.decode.growth import Growth, growth_of
 from parity.decode.noise import Noise, distance_of_rows, noise_measured, swing_by_position
 from parity.decode.reference import Reference, decode_reference
-from parity.decode.sampler import SamplerCheck, check_sampler
-from parity.decode.shown import completed, on_common_ground, said_of_hidden
+from parity.decode.sampler import SamplerCheck
+from parity.decode.shown import on_common_ground, said_of_hidden
 from parity.decode.side import Forced, continue_greedily, force, require_decoding
 from parity.errors import UsageError
 from parity.floor import Floor
@@ -147,7 +148,8 @@ def compare_decoding(
     noise = known or noise_measured(y.logits, x.logits, why=no_emulation)
     parted = partings(y.logits, x.logits, distance.top1, noise=noise, prompt=y.prompt)
     free = _free(y, x, oracle_ids, sut_ids, noise)
-    samplers = _sampler(sut, request, bare_x, oracle_ids, sut_ids, asked, sut_info, tell), reference.sampler
+    own = examine_sampler(sut, request, tokens, asked=asked, ids=sut_ids, forced=bare_x, tell=tell)
+    samplers = own, reference.sampler
     outside = _outside(y, x, noise)
     found = _conclude(
         request, infos, y, x, distance, noise, kl_noise, parted, outside, free, samplers, oracle_ids, sut_ids
@@ -190,25 +192,6 @@ def _for_this(reference: Reference, request: Request, tokens: int) -> Reference:
             next_step="Make a reference of this request with `decode_reference`.",
         )
     return reference
-
-
-def _sampler(
-    sut: Any, request: Request, x: Forced, oracle_ids: tuple[int, ...], sut_ids: tuple[int, ...], asked: Sampling,
-    info: Any, tell: Tell,
-) -> SamplerCheck:  # fmt: skip
-    own = x
-    if sut_ids != oracle_ids:
-        tell("the SUT on its own continuation")
-        own = force(sut, request, sut_ids)
-    own = completed(own)
-    checked = check_sampler(own, declared=info.sampler, asked=asked)
-    if checked.odd:
-        # Only now is it worth two more runs: how far its own logits move, and whether it chooses the same again.
-        tell("the SUT once more, to see whether it agrees with itself")
-        other = completed(force(sut, request, sut_ids, stepwise=False)).choices
-        again = continue_greedily(sut, request, len(sut_ids), sampling=asked)
-        checked = check_sampler(own, declared=info.sampler, other_way=other, repeated=again, asked=asked)
-    return checked
 
 
 def _outside(y: Forced, x: Forced, noise: Noise) -> tuple[int, ...]:

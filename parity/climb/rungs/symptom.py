@@ -6,7 +6,7 @@ from typing import Any
 
 from parity.climb.bench import Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
-from parity.decode import DecodingComparison, DecodingVerdict, compare_decoding
+from parity.decode import DecodingComparison, DecodingVerdict, compare_decoding, examine_sampler
 from parity.fingerprint.causes import SAMPLER
 from parity.graft.effect import agreement
 from parity.invariance import Invariance, Outcome, check_probes
@@ -27,7 +27,13 @@ def obstacle(bench: Bench) -> str:
 
 
 def run(bench: Bench) -> RungResult:
-    found = compare(bench, bench.case.request)
+    found = compare_decoding(
+        sut=bench.engine,
+        oracle=bench.decoding,
+        request=bench.case.request,
+        tokens=bench.case.new_tokens,
+        no_emulation="no emulation of the recipe and no floor were given",
+    )
     texts = {"sut": _decoded(bench, found.sut_ids), "oracle": _decoded(bench, found.oracle_ids)}
     scores = {"sut": _score(found.sut_ids), "oracle": _score(found.oracle_ids)}
     numbers = {
@@ -77,21 +83,6 @@ def run(bench: Bench) -> RungResult:
     return SYMPTOM.result(Status.RULED_OUT, found.sentence, **more)
 
 
-def compare(bench: Bench, request: Request) -> DecodingComparison:
-    """Both sides on one prompt, judged by what the recipe's emulation shows there, else by the floor."""
-    emulation = bench.recipe_runner
-    usable = emulation is not None and "forward" in emulation.describe().can
-    return compare_decoding(
-        sut=bench.engine,
-        oracle=bench.oracle,
-        request=request,
-        tokens=bench.case.new_tokens,
-        emulation=emulation if usable else None,
-        floor=None if usable else bench.floor,
-        no_emulation="no emulation of the recipe and no floor were given",
-    )
-
-
 def _probes(bench: Bench) -> Invariance:
     """Whether logits may be held against choices that were made with the probes off."""
     return check_probes(bench.subject)
@@ -101,7 +92,8 @@ def _findings(bench: Bench, found: DecodingComparison, probes: Invariance | None
     if found.sampler.outcome != "differs" or (probes is not None and probes.outcome is Outcome.BROKEN):
         return ()
     second, how = bench.case.second_request()
-    again = compare(bench, Request(second.name, second.ids[:BRIEF])).sampler
+    brief = Request(second.name, second.ids[:BRIEF])
+    again = examine_sampler(bench.engine, brief, bench.case.new_tokens)
     repeated = again.outcome == "differs"
     logits_agree = not found.outside and not any(one.near_tie is False for one in found.partings)
     return (
