@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 Command = Callable[..., Any]
 
@@ -21,6 +25,16 @@ def test_two_recipes_decode_alike(parity: Command, fp8_model: Path):
     obeyed = parity(*asked, "--banned", token, "--emulation", "none", "--json")
     assert token not in obeyed.json["sut_ids"]
     assert obeyed.json["sampler"]["outcome"] == "as_asked"
+
+
+def test_the_example_of_the_page_runs(parity: Command, monkeypatch: pytest.MonkeyPatch):
+    root = Path(__file__).resolve().parents[2]
+    (line,) = re.findall(r"^\$ parity (.*)$", (root / "docs/decoding.md").read_text(), re.MULTILINE)
+    monkeypatch.chdir(root)
+    done = parity(*shlex.split(line), "--json")
+    assert done.code == 0, done.err
+    assert done.json["noise"]["source"] == "floor"
+    assert done.json["sampler"]["asked"]["repetition_penalty"] == 1.1
 
 
 def test_a_sweep_that_finds_nothing_ends_with_0(parity: Command, fp8_model: Path):
