@@ -13,10 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+METHODOLOGY = (ROOT / "METHODOLOGY.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("example", blocks("python"))
@@ -44,7 +45,13 @@ def test_every_link_and_room_exists():
     assert missing == []
 
 
-COMMANDS = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+COMMANDS = [
+    line[2:]
+    for text in (README, METHODOLOGY)
+    for block in blocks("console", text)
+    for line in block.splitlines()
+    if line.startswith("$ ")
+]
 
 
 def prepare(folder: Path, command: str) -> list[str]:
@@ -71,6 +78,33 @@ def test_every_command_runs_in_order(
         printed = capsys.readouterr()
         assert end.value.code == 0, f"{command}: {printed.err}"
         assert printed.out, command
+
+
+def test_every_link_of_the_methodology_leads_somewhere():
+    headings = re.findall(r"^#+ (.+)$", METHODOLOGY, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(([^)]+)\)", METHODOLOGY)
+    assert len(links) > 8
+    assert [link for link in links if link.startswith("#") and link[1:] not in anchors] == []
+    assert [link for link in links if not link.startswith("#") and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_worked_case_comes_out_as_it_is_told(tmp_path: Path):
+    (block,) = blocks("sh", METHODOLOGY)
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "oracles"))
+    for command, code in zip(block.replace("\\\n", " ").strip().splitlines(), (1, 0), strict=True):
+        arguments = prepare(tmp_path, command)
+        done = subprocess.run(
+            [sys.executable, "-m", "parity.cli", *arguments],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+    report = (tmp_path / "case-1/report.md").read_text()
+    # What the table of the worked case says, word for word where it quotes.
+    for told in ("rows=1536 avg=128 max=401 grid_cap=256 truncated=true", "8 of 87 sites add error", "**proved**"):
+        assert told in report
 
 
 @pytest.mark.long
