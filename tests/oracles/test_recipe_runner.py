@@ -48,7 +48,7 @@ def test_every_stage_in_its_dtype(fp8: RecipeRunner, seen: Stages) -> None:
         assert x.dtype == expected, name
         assert x.isfinite().all()
     assert fp8.describe().recipe.name == "fp8_block"
-    assert fp8.describe().can == {"forward", "generate", "graft", "replay", "chunk", "stored"}
+    assert fp8.describe().can == {"forward", "generate", "graft", "replay", "chunk", "sample", "stored"}
 
 
 @pytest.mark.parametrize("recipe", ["fp32", "bf16", "fp8_block"])
