@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_target_is_seen_at_every_site(recipe: str, orders: tuple[int, ...], share: float):
     """Orders of plain fp32 sums and of a GPU's matrix unit; 22 stages of four layers, their experts of 64 rows.
 
-    share: of the plants that may be missed. In FP8 about eight of 1092 were, scales of 1.005 at moe.down and moe.experts
-    of layer 2, where single heavy rows and the matrix unit's cuts make the distance's tail that wide at a level of 1e-4.
+    share: of the plants that may be missed. In FP8 about eight of 1092 were, scales of 1.005 at moe.down and
+    moe.experts of layer 2, where single heavy rows and the matrix unit's cuts make the distance's tail that wide.
     """
     done = subprocess.run(
         [sys.executable, "-m", "fixtures.floors.targets", recipe, "--orders", *map(str, orders), "--jobs", "2"],
