@@ -15,7 +15,7 @@ from parity.ladder.observe import Observation
 from parity.ladder.prove import Proof
 from parity.ladder.prove_finding import prove_finding
 from parity.ladder.replay import Replay
-from parity.ladder.sweep import sweep
+from parity.ladder.sweep import oracle_trace, sweep_against
 from parity.records import Comparison, Finding, Summary
 from parity.runner import Generation, RunnerInfo
 
@@ -104,7 +104,8 @@ def investigate_capture(
             next_step="Compare runners of one family.",
         )
     coverage = launch_coverage(observation.trace)
-    chained = sweep(oracle, observation.trace, floor=floor)
+    truth = oracle_trace(oracle, observation.trace)
+    chained = sweep_against(oracle, truth, observation.trace, floor=floor)
     replay = Replay(observation.trace, oracle)
     isolated = replay.compare(
         floor=floor, progress=None if on_step is None else lambda done, total: on_step("replay", done, total)
@@ -121,6 +122,7 @@ def investigate_capture(
             trace=observation.trace,
             chained=chained,
             floor=floor,
+            truth=truth,
             generations=(observation.generation, oracle_generation),
             on_step=on_step,
         )

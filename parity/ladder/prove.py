@@ -155,6 +155,7 @@ def prove(
     sites: Sequence[Site],
     chained: Summary,
     floor: Floor,
+    truth: Trace | None = None,
     generations: tuple[Generation, Generation] | None = None,
     on_step: OnStep | None = None,
 ) -> Proof:
@@ -162,7 +163,8 @@ def prove(
 
     sut: can forward, generate and graft. oracle: exact; can forward, graft and replay. emulation: opens a runner that
         replays the SUT's recipe, in the SUT's process. trace: of the SUT, every stage. sites: of the finding.
-    chained: the sweep of `trace`. generations: the SUT's and the oracle's continuation; None leaves the text out.
+    chained: the sweep of `trace`. truth: the oracle's trace that it was held against; None runs the oracle for it.
+    generations: the SUT's and the oracle's continuation; None leaves the text out.
     Raises UsageError for an SUT that cannot graft.
     """
     info = sut.describe()
@@ -179,7 +181,17 @@ def prove(
     logits_only = CapturePlan(stages=("logits",))
     sham_changed, repeats = _sham(sut, request, trace, lambda seen: _own_tensors(seen, sites, graph, info.inner))
     tell("proof", 1, 3)
-    added = _with_oracle_inputs(sut, oracle, request, trace, sites, graph, info.inner, floor)
+    added = _with_oracle_inputs(
+        sut,
+        oracle,
+        request,
+        trace,
+        oracle_trace(oracle, trace) if truth is None else truth,
+        sites,
+        graph,
+        info.inner,
+        floor,
+    )
     tell("proof", 2, 3)
     mended, unmasked = list(sites), {}
     for _ in range(UNMASKING_ROUNDS):
@@ -245,13 +257,14 @@ def _with_oracle_inputs(
     oracle: Any,
     request: Request,
     trace: Trace,
+    truth: Trace,
     sites: Sequence[Site],
     graph: Family,
     inner: frozenset[str],
     floor: Floor,
 ) -> dict[str, float | None]:
     """Isolated scores of the sites in a run whose inputs there are the oracle's, routed as the SUT was."""
-    truth, layers = oracle_trace(oracle, trace), trace.run.layers
+    layers = trace.run.layers
     inputs = {place for layer, stage in sites for place in _replaceable_inputs(layer, stage, graph, layers, inner)}
     grafts = [
         select_graft(donor=truth, recipient=trace, layer=layer, stage=stage).graft

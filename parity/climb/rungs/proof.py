@@ -40,6 +40,7 @@ def run(bench: Bench) -> RungResult:
         trace=bench.trace,
         chained=summary_of(bench, 4, "chained"),
         floor=bench.floor,
+        truth=bench.truth,
         generations=texts,
         on_step=bench.tell,
     )
