@@ -7,7 +7,7 @@ for state. A new family or stage adds entries here and changes none.
 Axis letters, used in every docstring and capture:
 
     T token row   D hidden   H query head   G key/value head   K inside one head
-    E expert      S top-k slot   R expert row, one (token, slot) pair   F expert width   V vocabulary
+    E expert      S top-k slot   R expert row, one (token, slot) pair   F width inside an MLP or an expert   V vocabulary
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AXES = {
     "E": "expert",
     "S": "top-k slot",
     "R": "expert row (token, slot)",
-    "F": "expert width",
+    "F": "width inside an MLP or an expert",
     "V": "vocabulary",
 }
 
@@ -59,6 +59,10 @@ _TERMS = (
     Term("attn.out", ("T", "D"), "attention output projection"),
     Term("resid.mid", ("T", "D"), "residual stream after attention"),
     Term("mlp.norm", ("T", "D"), "RMSNorm of the residual after attention"),
+    Term("mlp.gate", ("T", "F"), "gate projection of a dense MLP"),
+    Term("mlp.up", ("T", "F"), "up projection of a dense MLP"),
+    Term("mlp.act", ("T", "F"), "silu(gate) * up of a dense MLP"),
+    Term("mlp.down", ("T", "D"), "down projection of a dense MLP"),
     Term("moe.router_logits", ("T", "E"), "router scores before softmax"),
     Term("moe.topk_ids", ("T", "S"), "experts chosen for each token, best first", values="ids"),
     Term("moe.topk_weights", ("T", "S"), "routing weight of each chosen expert"),
@@ -164,36 +168,60 @@ class Family:
         )
 
 
-QWEN3_MOE = Family(
-    name="qwen3_moe",
-    prologue=(Stage("embed.out"),),
-    layer=(
-        Stage("attn.norm", ("resid.in",)),
-        Stage("attn.q", ("attn.norm",)),
-        Stage("attn.k", ("attn.norm",)),
-        Stage("attn.v", ("attn.norm",)),
-        Stage("attn.q_norm", ("attn.q",)),
-        Stage("attn.k_norm", ("attn.k",)),
-        Stage("attn.q_rope", ("attn.q_norm",)),
-        Stage("attn.k_rope", ("attn.k_norm",)),
-        Stage("attn.context", ("attn.q_rope", "attn.k_rope", "attn.v"), state=("attn.k_rope", "attn.v")),
-        Stage("attn.out", ("attn.context",)),
-        Stage("resid.mid", ("resid.in", "attn.out")),
-        Stage("mlp.norm", ("resid.mid",)),
-        Stage("moe.router_logits", ("mlp.norm",)),
-        Stage("moe.topk_ids", ("moe.router_logits",)),
-        Stage("moe.topk_weights", ("moe.router_logits", "moe.topk_ids")),
-        Stage("moe.gate", ("mlp.norm", "moe.topk_ids")),
-        Stage("moe.up", ("mlp.norm", "moe.topk_ids")),
-        Stage("moe.act", ("moe.gate", "moe.up")),
-        Stage("moe.down", ("moe.act", "moe.topk_ids")),
-        Stage("moe.experts", ("moe.down", "moe.topk_weights")),
-        Stage("resid.out", ("resid.mid", "moe.experts")),
-    ),
-    epilogue=(Stage("final_norm", ("resid.in",)), Stage("logits", ("final_norm",))),
+_NORMED_HEADS = (
+    Stage("attn.q_norm", ("attn.q",)),
+    Stage("attn.k_norm", ("attn.k",)),
+    Stage("attn.q_rope", ("attn.q_norm",)),
+    Stage("attn.k_rope", ("attn.k_norm",)),
+)
+_PLAIN_HEADS = (Stage("attn.q_rope", ("attn.q",)), Stage("attn.k_rope", ("attn.k",)))
+
+_DENSE = (
+    Stage("mlp.gate", ("mlp.norm",)),
+    Stage("mlp.up", ("mlp.norm",)),
+    Stage("mlp.act", ("mlp.gate", "mlp.up")),
+    Stage("mlp.down", ("mlp.act",)),
+    Stage("resid.out", ("resid.mid", "mlp.down")),
+)
+_EXPERTS = (
+    Stage("moe.router_logits", ("mlp.norm",)),
+    Stage("moe.topk_ids", ("moe.router_logits",)),
+    Stage("moe.topk_weights", ("moe.router_logits", "moe.topk_ids")),
+    Stage("moe.gate", ("mlp.norm", "moe.topk_ids")),
+    Stage("moe.up", ("mlp.norm", "moe.topk_ids")),
+    Stage("moe.act", ("moe.gate", "moe.up")),
+    Stage("moe.down", ("moe.act", "moe.topk_ids")),
+    Stage("moe.experts", ("moe.down", "moe.topk_weights")),
+    Stage("resid.out", ("resid.mid", "moe.experts")),
 )
 
-FAMILIES: dict[str, Family] = {QWEN3_MOE.name: QWEN3_MOE}
+
+def _decoder(name: str, heads: tuple[Stage, ...], block: tuple[Stage, ...]) -> Family:
+    """A pre-norm decoder: attention whose heads are prepared by `heads`, then the block that ends the layer."""
+    return Family(
+        name=name,
+        prologue=(Stage("embed.out"),),
+        layer=(
+            Stage("attn.norm", ("resid.in",)),
+            Stage("attn.q", ("attn.norm",)),
+            Stage("attn.k", ("attn.norm",)),
+            Stage("attn.v", ("attn.norm",)),
+            *heads,
+            Stage("attn.context", ("attn.q_rope", "attn.k_rope", "attn.v"), state=("attn.k_rope", "attn.v")),
+            Stage("attn.out", ("attn.context",)),
+            Stage("resid.mid", ("resid.in", "attn.out")),
+            Stage("mlp.norm", ("resid.mid",)),
+            *block,
+        ),
+        epilogue=(Stage("final_norm", ("resid.in",)), Stage("logits", ("final_norm",))),
+    )
+
+
+LLAMA = _decoder("llama", _PLAIN_HEADS, _DENSE)
+QWEN3 = _decoder("qwen3", _NORMED_HEADS, _DENSE)
+QWEN3_MOE = _decoder("qwen3_moe", _NORMED_HEADS, _EXPERTS)
+
+FAMILIES: dict[str, Family] = {graph.name: graph for graph in (LLAMA, QWEN3, QWEN3_MOE)}
 
 
 def family(name: str) -> Family:

@@ -164,6 +164,7 @@ static const char *const pt_stages_[][2] = {
   {"embed.out", "TD"}, {"attn.norm", "TD"}, {"attn.q", "THK"}, {"attn.k", "TGK"}, {"attn.v", "TGK"},
   {"attn.q_norm", "THK"}, {"attn.k_norm", "TGK"}, {"attn.q_rope", "THK"}, {"attn.k_rope", "TGK"},
   {"attn.context", "THK"}, {"attn.out", "TD"}, {"resid.mid", "TD"}, {"mlp.norm", "TD"},
+  {"mlp.gate", "TF"}, {"mlp.up", "TF"}, {"mlp.act", "TF"}, {"mlp.down", "TD"},
   {"moe.router_logits", "TE"}, {"moe.topk_ids", "TS"}, {"moe.topk_weights", "TS"}, {"moe.gate", "RF"},
   {"moe.up", "RF"}, {"moe.act", "RF"}, {"moe.down", "RD"}, {"moe.experts", "TD"}, {"resid.out", "TD"},
   {"final_norm", "TD"}, {"logits", "TV"},

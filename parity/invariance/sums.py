@@ -117,11 +117,13 @@ def first_position(trace: Trace, layer: int, hyper: dict) -> Iterator[Breach | N
 
 
 def residual_adds(trace: Trace, layer: int, hyper: dict) -> Iterator[Breach | None]:
-    """resid.mid = resid.in + attn.out, and resid.out = resid.mid + moe.experts: one rounding of the sum."""
+    """resid.mid = resid.in + attn.out, and resid.out = resid.mid + what the block adds (`mlp.down` or
+    `moe.experts`, whichever the trace holds): one rounding of the sum."""
     before = (None, "embed.out") if layer == 0 else (layer - 1, "resid.out")
     for (at, left), right, total in (
         (before, "attn.out", "resid.mid"),
         ((layer, "resid.mid"), "moe.experts", "resid.out"),
+        ((layer, "resid.mid"), "mlp.down", "resid.out"),
     ):
         for number in range(len(trace.run.request_names)):
             a, b = align(trace, left, at, number), align(trace, right, layer, number)
