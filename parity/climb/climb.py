@@ -34,31 +34,40 @@ def climb(
     skip, only: rungs left out by whoever asked; they are NOT_RUN. What a rung raises makes it inconclusive, with that
     reason, and the climb goes on.
     """
+    for rung in RUNGS:
+        left_out = rung.number in skip or (bool(only) and rung.number not in only)
+        climb_rung(bench, rung, left_out="left out by whoever asked" if left_out else "", hear=hear)
+    return bench.results
+
+
+def climb_rung(bench: Bench, rung: Rung, *, left_out: str = "", hear: Hear | None = None) -> RungResult:
+    """Run one rung, its prediction entered before and its conclusion after, or read back the result that is stored.
+
+    left_out: why it is not to be run, empty to run it. The result is in `bench.results` as well.
+    """
     tell = hear or (lambda *_: None)
     ledger = Ledger(bench.folder)
-    for rung in RUNGS:
-        stored = _finished(bench.folder, rung, ledger)
-        if stored is not None:
-            bench.results[rung.number] = stored
-            tell(rung, stored)
-            continue
-        tell(rung, None)
-        hypothesis = _suppose(ledger, rung)
-        left_out = rung.number in skip or (bool(only) and rung.number not in only)
-        early = proved_early(bench.results)
-        refused = any(one.verdict == "refused" for done in bench.results.values() for one in done.findings)
-        why = "left out by whoever asked" if left_out else f"the cause was proved at {early}" if early else ""
-        if refused and not why:
-            why = "the engine's traces show what it does not compute unobserved: nothing can be read off them"
-        result = _run(bench, rung, hypothesis, why)
-        path = bench.folder / FOLDER / rung.file
-        write_json(path, result)
-        # What the next rungs read is what a resumed climb would read.
-        result = read_record(RungResult, as_json(result), place=str(path))
-        bench.results[rung.number] = result
-        _conclude(ledger, rung, result, path)
-        tell(rung, result)
-    return bench.results
+    stored = _finished(bench.folder, rung, ledger)
+    if stored is not None:
+        bench.results[rung.number] = stored
+        tell(rung, stored)
+        return stored
+    tell(rung, None)
+    hypothesis = _suppose(ledger, rung)
+    early = proved_early(bench.results)
+    refused = any(one.verdict == "refused" for done in bench.results.values() for one in done.findings)
+    why = left_out or (f"the cause was proved at {early}" if early else "")
+    if refused and not why:
+        why = "the engine's traces show what it does not compute unobserved: nothing can be read off them"
+    result = _run(bench, rung, hypothesis, why)
+    path = bench.folder / FOLDER / rung.file
+    write_json(path, result)
+    # What the next rungs read is what a resumed climb would read.
+    result = read_record(RungResult, as_json(result), place=str(path))
+    bench.results[rung.number] = result
+    _conclude(ledger, rung, result, path)
+    tell(rung, result)
+    return result
 
 
 def _run(bench: Bench, rung: Rung, hypothesis: Hypothesis, why: str) -> RungResult:

@@ -93,7 +93,7 @@ def investigate(
     folder that holds another case.
     """
     out = Path(out)
-    _claim(case, out, resume=resume)
+    claim_folder(case, out, resume=resume)
     with ExitStack() as stack:
         if sut is None and case.trace_folder is None:
             sut = stack.enter_context(
@@ -182,8 +182,9 @@ def require_related(bench: Bench) -> None:
         )
 
 
-def _claim(case: Case, out: Path, *, resume: bool) -> None:
-    """Write what was asked, or see that the folder holds the same."""
+def claim_folder(case: Case, out: Path, *, resume: bool) -> None:
+    """Write what was asked, or see that the folder holds the same; UsageError where it holds another case, or without
+    `resume` any."""
     path, asked = out / CASE, as_json(case)
     if not resume and (path.exists() or (out / LEDGER).exists()):
         raise UsageError(
