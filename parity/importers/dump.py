@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from parity.errors import TraceError, UsageError
+from parity.importers.layout import lay_out
 from parity.importers.stagemap import Placement, StageMap
 from parity.importers.tensors import read_tensor
 from parity.records import Capture, Rows, site_name
@@ -125,44 +127,9 @@ def _place(path: Path, stage_map: StageMap) -> _Placed:
 
 def _laid_out(one: _Placed, stage_map: StageMap) -> tuple[torch.Tensor, int]:
     """The tensor as the vocabulary lays it, and how many rows a token has."""
-    tensor = read_tensor(one.path, one.placement.dtype)
-    wanted = term(one.placement.stage).axes
-    own = one.placement.axes or (("T", "S", *wanted[1:]) if wanted[0] == "R" and tensor.dim() > len(wanted) else wanted)
-    if tensor.dim() != len(own):
-        raise _wrong(one.path, f"axes {list(own)}", f"shape {list(tensor.shape)}")
-    shape: list[int] = []
-    for size, letters in zip(tensor.shape, own, strict=True):
-        shape += _split(one.path, size, letters, stage_map)
-    tensor = tensor.reshape(shape)
-    flat = "".join(own).replace("1", "")
-    order = "".join(wanted).replace("R", "TS") if "R" not in flat else "".join(wanted)
-    tensor = tensor.permute([flat.index(letter) for letter in order])
-    slots = 1
-    if wanted[0] == "R":
-        slots = tensor.shape[1] if order[:2] == "TS" else stage_map.sizes.get("S", 0)
-        if not slots or (order[0] == "R" and len(tensor) % slots):
-            raise _wrong(one.path, "rows in (token, slot) order, and the size of S in the map", f"{list(tensor.shape)}")
-        if order[:2] == "TS":
-            tensor = tensor.flatten(0, 1)
-    for letter, size in zip(wanted, tensor.shape, strict=True):
-        if letter in stage_map.sizes and size != stage_map.sizes[letter]:
-            raise _wrong(one.path, f"{letter} of size {stage_map.sizes[letter]}", str(size))
-    return tensor, slots
-
-
-def _split(path: Path, size: int, letters: str, stage_map: StageMap) -> list[int]:
-    """The sizes of the axes that lie in one; none for an axis of one that is dropped."""
-    if letters == "1":
-        if size != 1:
-            raise _wrong(path, "a size of 1 at the axis `1`", str(size))
-        return []
-    known = [stage_map.sizes.get(letter) for letter in letters] if len(letters) > 1 else [None]
-    rest = 1
-    for value in known:
-        rest *= value or 1
-    if known.count(None) > 1 or size % rest or (None not in known and size != rest):
-        raise _wrong(path, f"an axis {letters} that the map's sizes split", str(size))
-    return [size // rest if value is None else value for value in known]
+    tensor, place = read_tensor(one.path, one.placement.dtype), one.placement
+    refuse = partial(_wrong, one.path)
+    return lay_out(tensor, place.axes, term(place.stage), stage_map.sizes, refuse=refuse)
 
 
 def _rows(one: _Placed, start: int, tokens: int, slots: int, stage_map: StageMap, seen: dict[Any, Path]) -> Rows:

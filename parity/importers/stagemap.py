@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.errors import UsageError
+from parity.importers.layout import spells_axes
 from parity.records import Environment, Run
 from parity.stages import VOCABULARY, matches, term
 from parity.trace.jsontext import is_count, parse_json
@@ -106,10 +107,7 @@ def _placement(value: Any, place: str) -> Placement:
     axes, dtype = given.get("axes"), given.get("dtype")
     if axes is not None:
         texts = isinstance(axes, list) and all(isinstance(one, str) and one for one in axes)
-        letters = "".join(axes).replace("1", "") if texts else ""
-        wanted = "".join(word.axes)
-        spelled = sorted(letters) in (sorted(wanted), sorted(wanted.replace("R", "TS")))
-        if not spelled or any("1" in one and len(one) > 1 for one in axes):
+        if not texts or not spells_axes(tuple(axes), word):
             raise _wrong(f"{place}, axes", f"the axes of {word.name}, {list(word.axes)}, each once", repr(axes)[:200])
     if dtype is not None and not isinstance(dtype, str):
         raise _wrong(f"{place}, dtype", "the name of a dtype", repr(dtype)[:80])
