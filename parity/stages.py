@@ -7,7 +7,8 @@ for state. A new family or stage adds entries here and changes none.
 Axis letters, used in every docstring and capture:
 
     T token row   D hidden   H query head   G key/value head   K inside one head
-    E expert      S top-k slot   R expert row, one (token, slot) pair   F width inside an MLP or an expert   V vocabulary
+    E expert      S top-k slot   R expert row, one (token, slot) pair   V vocabulary
+    F width inside an MLP or an expert
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def test_no_config(tmp_path: Path) -> None:
 
 BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
 BAD_CONFIG = {
-    "other family": ({"model_type": "llama"}, "model_type qwen3_moe"),
+    "other family": ({"model_type": "gpt2"}, "model_type llama or qwen3 or qwen3_moe"),
     "no eps": ({"rms_norm_eps": None}, "a value for rms_norm_eps"),
     "no rope base": ({"rope_parameters": {"rope_type": "default"}}, "one value; found none"),
     "two rope bases": ({"rope_theta": 5e6}, r"one value; found \[10000.0, 5000000.0\]"),

@@ -25,8 +25,8 @@ from parity_oracles.recipes import ARITHMETICS, ORDERS, Order
 from parity_oracles.recipes.attention import attend
 from parity_oracles.recipes.formats import quantize_activation, quantize_weight
 from parity_oracles.recipes.linear import Matrix, multiply, prepare
-from parity_oracles.recipes.qwen3_moe import Call, rms_norm
 from parity_oracles.recipes.runner import RecipeRunner
+from parity_oracles.recipes.stages import Call, rms_norm
 
 Stages = dict[tuple[int | None, str], torch.Tensor]
 FP32, BF16, FP8 = ARITHMETICS["fp32"], ARITHMETICS["bf16"], ARITHMETICS["fp8_block"]

@@ -1,4 +1,4 @@
-"""With which hyper-parameters must a qwen3_moe model run? Read from its `config.json`; a missing one is an error."""
+"""With which hyper-parameters must a model run? Read from its `config.json`; a missing one is an error."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from parity.errors import ConfigError
 
 @dataclass(frozen=True)
 class Hyper:
-    """Hyper-parameters of a qwen3_moe model; sizes in elements.
+    """Hyper-parameters of a decoder (llama, qwen3, qwen3_moe); sizes in elements.
 
+    experts, top_k: 0 in a dense model. expert_width: of an expert, or of the one MLP of a dense layer.
     quantization: `fp8_block` or None.
     """
 
@@ -40,7 +41,7 @@ class Hyper:
 
         softmax_scale: 1 over the root of a head's width. norm_offset: what is added to a norm's stored gain.
         rotary_dim: elements of a head that rope turns. A scaled rope and a sliding window are refused at reading.
-        Source: HF Qwen3Moe (`scaling = head_dim**-0.5`, RMSNorm `weight * x`, rope over the whole head).
+        Source: HF Llama, Qwen3, Qwen3Moe (`scaling = head_dim**-0.5`, RMSNorm `weight * x`, rope over the whole head).
         """
         return {
             **self.as_dict(),
@@ -56,11 +57,15 @@ class Hyper:
         return asdict(self)
 
 
+FAMILIES = ("llama", "qwen3", "qwen3_moe")
+
 REFUSED = {
     "use_sliding_window": (False,),
     "attention_bias": (False,),
+    "mlp_bias": (False,),
     "mlp_only_layers": ([],),
     "decoder_sparse_step": (1,),
+    "pretraining_tp": (1,),
     "hidden_act": ("silu",),
     "rope_scaling": ({},),
     "auto_map": ({},),
@@ -84,25 +89,27 @@ def read_hyper(config: Mapping[str, Any], *, place: str = "config.json") -> Hype
     its range or in contradiction with another, and for a setting that the family's stage graph does not describe: an
     oracle that ran with a default instead would be silently wrong.
     """
-    if config.get("model_type") != "qwen3_moe":
-        raise _wrong(place, "model_type qwen3_moe", repr(config.get("model_type")))
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise _wrong(place, f"model_type {' or '.join(FAMILIES)}", repr(family))
+    sparse = family == "qwen3_moe"
     for key, allowed in REFUSED.items():
         if config.get(key) is not None and not any(_same(config[key], value) for value in allowed):
             raise _wrong(f"{place}, {key}", " or ".join(map(repr, allowed)) + " or none", repr(config[key]))
     heads = _size(config, place, "num_attention_heads")
     hidden = _size(config, place, "hidden_size")
     hyper = Hyper(
-        family="qwen3_moe",
+        family=str(family),
         vocab=_size(config, place, "vocab_size"),
         hidden=hidden,
         layers=_size(config, place, "num_hidden_layers"),
         heads=heads,
         kv_heads=_size(config, place, "num_key_value_heads"),
         head_dim=hidden // heads if config.get("head_dim") is None else _size(config, place, "head_dim"),
-        experts=_size(config, place, "num_experts", "num_local_experts"),
-        top_k=_size(config, place, "num_experts_per_tok"),
-        expert_width=_size(config, place, "moe_intermediate_size"),
-        norm_topk_prob=_truth(config, place, "norm_topk_prob"),
+        experts=_size(config, place, "num_experts", "num_local_experts") if sparse else 0,
+        top_k=_size(config, place, "num_experts_per_tok") if sparse else 0,
+        expert_width=_size(config, place, "moe_intermediate_size" if sparse else "intermediate_size"),
+        norm_topk_prob=sparse and _truth(config, place, "norm_topk_prob"),
         rms_eps=_real(_value(config, place, "rms_norm_eps"), f"{place}, rms_norm_eps", 0.0, 1.0),
         rope_theta=_rope_base(config, place),
         tied_embeddings=config.get("tie_word_embeddings") is not None and _truth(config, place, "tie_word_embeddings"),

@@ -1,4 +1,4 @@
-"""Which tensors must a qwen3_moe checkpoint hold, of which shapes, and which of them may be FP8?"""
+"""Which tensors must a checkpoint hold, of which shapes, and which of them may be FP8?"""
 
 from __future__ import annotations
 
@@ -18,9 +18,20 @@ def expert(layer: int, index: int, part: str) -> str:
     return f"model.layers.{layer}.mlp.experts.{index}.{part}_proj.weight"
 
 
+def dense(layer: int, part: str) -> str:
+    """The name of a weight of a dense layer's MLP."""
+    return f"model.layers.{layer}.mlp.{part}_proj.weight"
+
+
+def head_norms(hyper: Hyper) -> tuple[str, ...]:
+    """The norms on heads that the family has."""
+    return () if hyper.family == "llama" else ("self_attn.q_norm", "self_attn.k_norm")
+
+
 def weights(hyper: Hyper) -> int:
     """How many weights the two lists below hold, without making them: a configuration may claim a billion layers."""
-    each = len(PROJECTIONS) + hyper.experts * len(EXPERT_PARTS) + 5
+    blocks = hyper.experts * len(EXPERT_PARTS) + 1 if hyper.experts else len(EXPERT_PARTS)
+    each = len(PROJECTIONS) + blocks + 2 + len(head_norms(hyper))
     return 2 + hyper.layers * each + (not hyper.tied_embeddings)
 
 
@@ -41,6 +52,8 @@ def quantizable(hyper: Hyper) -> dict[str, tuple[int, ...]]:
         found |= {projection(layer, part): shapes[part] for part in PROJECTIONS}
         for index in range(hyper.experts):
             found |= {expert(layer, index, part): shapes[part] for part in EXPERT_PARTS}
+        if not hyper.experts:
+            found |= {dense(layer, part): shapes[part] for part in EXPERT_PARTS}
     return found
 
 
@@ -55,10 +68,10 @@ def plain(hyper: Hyper) -> dict[str, tuple[int, ...]]:
         found |= {
             f"{at}.input_layernorm.weight": (hyper.hidden,),
             f"{at}.post_attention_layernorm.weight": (hyper.hidden,),
-            f"{at}.self_attn.q_norm.weight": (hyper.head_dim,),
-            f"{at}.self_attn.k_norm.weight": (hyper.head_dim,),
-            f"{at}.mlp.gate.weight": (hyper.experts, hyper.hidden),
+            **{f"{at}.{norm}.weight": (hyper.head_dim,) for norm in head_norms(hyper)},
         }
+        if hyper.experts:
+            found[f"{at}.mlp.gate.weight"] = (hyper.experts, hyper.hidden)
     if not hyper.tied_embeddings:
         found["lm_head.weight"] = (hyper.vocab, hyper.hidden)
     return found

@@ -32,14 +32,16 @@ def _places(hyper: Hyper) -> dict[str, tuple[tuple[Place, ...], int | None]]:
     found: dict[str, tuple[tuple[Place, ...], int | None]] = {"model.embed_tokens.weight": (embed, None)}
     for layer in range(hyper.layers):
         at = f"model.layers.{layer}"
-        for name, stage in (
-            ("input_layernorm", "attn.norm"), ("post_attention_layernorm", "mlp.norm"),
-            ("self_attn.q_norm", "attn.q_norm"), ("self_attn.k_norm", "attn.k_norm"), ("mlp.gate", "moe.router_logits"),
-        ):  # fmt: skip
+        norms = [(name, name.replace("self_attn", "attn")) for name in layout.head_norms(hyper)]
+        router = [("mlp.gate", "moe.router_logits")] if hyper.experts else []
+        block = [("input_layernorm", "attn.norm"), ("post_attention_layernorm", "mlp.norm"), *norms, *router]
+        for name, stage in block:
             found[f"{at}.{name}.weight"] = (((layer, stage),), None)
         for part in layout.PROJECTIONS:
             stage = "attn.out" if part == "o" else f"attn.{part}"
             found[layout.projection(layer, part)] = (((layer, stage),), None)
+        for part in layout.EXPERT_PARTS if not hyper.experts else ():
+            found[layout.dense(layer, part)] = (((layer, f"mlp.{part}"),), None)
         for index in range(hyper.experts):
             for part in layout.EXPERT_PARTS:
                 found[layout.expert(layer, index, part)] = (((layer, f"moe.{part}"),), index)

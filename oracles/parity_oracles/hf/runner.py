@@ -16,8 +16,8 @@ from parity.preview import RunnerPreview
 from parity.records import Recipe, Rows
 from parity.sampling import Sampling
 from parity_oracles.checkpoint import Checkpoint, read_checkpoint
+from parity_oracles.hf import dense, qwen3_moe
 from parity_oracles.hf import experts as _experts  # noqa: F401  (registers the tapped expert loop)
-from parity_oracles.hf import qwen3_moe
 from parity_oracles.hf.attention import TappedCache
 from parity_oracles.hf.binding import build_model
 from parity_oracles.hf.sampling import choose
@@ -27,7 +27,7 @@ from parity_oracles.preview import preview
 from parity_oracles.recipes.runner import RecipeRunner
 
 DTYPES = {"float32": (torch.float32, "fp32"), "bfloat16": (torch.bfloat16, "bf16")}
-FAMILIES = {"qwen3_moe": qwen3_moe}
+FAMILIES = {"llama": dense, "qwen3": dense, "qwen3_moe": qwen3_moe}
 
 
 class HfRunner(Oracle):

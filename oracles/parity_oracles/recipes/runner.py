@@ -17,7 +17,7 @@ from parity_oracles.checkpoint import Checkpoint, read_checkpoint
 from parity_oracles.oracle import Oracle
 from parity_oracles.preview import preview
 from parity_oracles.recipes.arithmetic import ORDERS, Arithmetic, Order, arithmetic
-from parity_oracles.recipes.qwen3_moe import STAGES, Call
+from parity_oracles.recipes.stages import STAGES, Call
 from parity_oracles.recipes.weights import Weights
 
 Cache = dict[tuple[int, str], torch.Tensor]

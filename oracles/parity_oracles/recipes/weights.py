@@ -1,4 +1,4 @@
-"""Which weights does a stage of a qwen3_moe layer use? A checkpoint's tensors by what they are for."""
+"""Which weights does a stage use? A checkpoint's tensors by what they are for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from parity_oracles.checkpoint import Checkpoint, layout
 from parity_oracles.recipes.linear import Matrix
 
 ATTENTION = {"attn.q": "q", "attn.k": "k", "attn.v": "v", "attn.out": "o"}
+DENSE = {"mlp.gate": "gate", "mlp.up": "up", "mlp.down": "down"}
 EXPERTS = {"moe.gate": "gate", "moe.up": "up", "moe.down": "down"}
 
 
@@ -31,6 +32,10 @@ class Weights:
     def expert(self, layer: int, index: int, part: str) -> Matrix:
         """One expert's `gate`, `up` or `down`."""
         return self.matrix(layout.expert(layer, index, part))
+
+    def dense(self, layer: int, part: str) -> Matrix:
+        """`gate`, `up` or `down` of a dense layer's MLP."""
+        return self.matrix(layout.dense(layer, part))
 
     def norm(self, layer: int, which: str) -> torch.Tensor:
         """`input_layernorm`, `post_attention_layernorm`, `self_attn.q_norm` or `self_attn.k_norm`; fp32."""
@@ -60,6 +65,8 @@ class Weights:
             return None
         if stage in ATTENTION:
             return self.projection(layer, ATTENTION[stage]).exact32
+        if stage in DENSE:
+            return self.dense(layer, DENSE[stage]).exact32
         if stage == "moe.router_logits":
             return self.router(layer).exact32
         if stage in EXPERTS:

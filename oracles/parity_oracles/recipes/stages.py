@@ -1,10 +1,11 @@
-"""What does each stage of qwen3_moe compute in a precision recipe? One function a stage, from the specification.
+"""What does each stage of a decoder compute in a precision recipe? One function a stage, from the specification.
 
 Every function takes a `Call` and returns the stage's tensor: token rows [T, ...], expert rows [T, S, ...] in
 (token, slot) order. A stage computes in the arithmetic's compute dtype from inputs at the boundary dtype and rounds
 once at its end; router logits, routing weights and logits stay wide.
 
-Letters: T token rows, D hidden, H/G query and key/value heads of width K, E experts, S slots, F expert width.
+Letters: T token rows, D hidden, H/G query and key/value heads of width K, E experts, S slots, F width inside an
+MLP or an expert.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from parity.errors import UsageError
-from parity_oracles.checkpoint import Hyper
+from parity_oracles.checkpoint import Hyper, layout
 from parity_oracles.recipes.arithmetic import Arithmetic, Order
 from parity_oracles.recipes.attention import attend
 from parity_oracles.recipes.linear import Matrix, dot, multiply, multiply_bf16, prepare
@@ -134,7 +135,7 @@ def rope(part: str) -> Callable[[Call], torch.Tensor]:
     """
 
     def stage(c: Call) -> torch.Tensor:
-        x = c.entered(f"attn.{part}_norm")
+        x = c.entered(f"attn.{part}_norm" if layout.head_norms(c.hyper) else f"attn.{part}")
         angle = c.positions.float()[:, None] * inverse_frequencies(c.hyper, c.order)
         angle = torch.cat((angle, angle), -1)[:, None]
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
@@ -174,6 +175,11 @@ def add(left: str, right: str) -> Callable[[Call], torch.Tensor]:
     return stage
 
 
+def leave_layer(c: Call) -> torch.Tensor:
+    """[T, D]: the residual plus what the block adds."""
+    return add("resid.mid", "moe.experts" if c.hyper.experts else "mlp.down")(c)
+
+
 def router_logits(c: Call) -> torch.Tensor:
     """[T, E] wide: never quantized; BF16 operands in the rounding recipes."""
     return _unquantized(c.input("mlp.norm"), c.weights.router(c.at), c)
@@ -207,11 +213,28 @@ def expert_in(part: str) -> Callable[[Call], torch.Tensor]:
     return stage
 
 
-def act(c: Call) -> torch.Tensor:
-    """[T, S, F]: silu(gate) * up. Source: Shazeer 2020, arXiv 2002.05202, eq. 6 without bias."""
-    gate = c.entered("moe.gate")
-    silu = gate / (1 + torch.exp(-gate)) if c.contracted else torch.nn.functional.silu(gate)
-    return c.arithmetic.leave(c.between(silu) * c.entered("moe.up"))
+def act(block: str) -> Callable[[Call], torch.Tensor]:
+    """The stage function of silu(gate) * up in `mlp`, [T, F], or `moe`, [T, S, F].
+
+    Source: Shazeer 2020, arXiv 2002.05202, eq. 6 without bias.
+    """
+
+    def stage(c: Call) -> torch.Tensor:
+        gate = c.entered(f"{block}.gate")
+        silu = gate / (1 + torch.exp(-gate)) if c.contracted else torch.nn.functional.silu(gate)
+        return c.arithmetic.leave(c.between(silu) * c.entered(f"{block}.up"))
+
+    return stage
+
+
+def dense(part: str, source: str) -> Callable[[Call], torch.Tensor]:
+    """The stage function of `gate`, `up` or `down` of a dense MLP: [T, K] of stage `source` to [T, N]."""
+
+    def stage(c: Call) -> torch.Tensor:
+        x = prepare(c.input(source), c.arithmetic, c.order)
+        return c.arithmetic.leave(multiply(x, c.weights.dense(c.at, part), c.arithmetic, c.order))
+
+    return stage
 
 
 def expert_down(c: Call) -> torch.Tensor:
@@ -255,15 +278,19 @@ STAGES: dict[str, Callable[[Call], torch.Tensor]] = {
     "attn.out": attn_out,
     "resid.mid": add("resid.in", "attn.out"),
     "mlp.norm": mlp_norm,
+    "mlp.gate": dense("gate", "mlp.norm"),
+    "mlp.up": dense("up", "mlp.norm"),
+    "mlp.act": act("mlp"),
+    "mlp.down": dense("down", "mlp.act"),
     "moe.router_logits": router_logits,
     "moe.topk_ids": topk_ids,
     "moe.topk_weights": topk_weights,
     "moe.gate": expert_in("gate"),
     "moe.up": expert_in("up"),
-    "moe.act": act,
+    "moe.act": act("moe"),
     "moe.down": expert_down,
     "moe.experts": combine,
-    "resid.out": add("resid.mid", "moe.experts"),
+    "resid.out": leave_layer,
     "final_norm": final_norm,
     "logits": logits,
 }
