@@ -20,6 +20,16 @@ def thin(data: np.ndarray) -> np.ndarray:
     return data[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in data.strides)]
 
 
+def widen(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`data` [1, ...] of one element as a read-only array of `shape`, every stride 0; what np.broadcast_to gives, at a
+    tenth of its cost."""
+    if data.dtype.kind not in "biuf":  # ml_dtypes' types cannot be handed over as a buffer
+        return np.broadcast_to(data, shape)
+    wide = np.ndarray(shape, data.dtype, data, 0, (0,) * len(shape))
+    wide.flags.writeable = False
+    return wide
+
+
 class Memory:
     """Process memory from an address on, as numpy sees it."""
 
@@ -194,8 +204,8 @@ def install(target: Any, get_np_dtype: Any, foreign: frozenset[np.dtype]) -> Non
 
     def create_splat(self: Any, ret_ty: Any, arg: Any) -> Any:
         value = np.asarray(arg.data).reshape(-1)[:1].astype(get_np_dtype(arg.dtype), copy=False)
-        shape = tuple(int(extent) for extent in ret_ty.shape)
-        return handle(np.broadcast_to(value.reshape((1,) * len(shape)), shape), arg.dtype.scalar)
+        shape = tuple([int(extent) for extent in ret_ty.shape])
+        return handle(widen(value.reshape((1,) * len(shape)), shape), arg.dtype.scalar)
 
     def create_addptr(self: Any, ptr: Any, offset: Any) -> Any:
         width = max(1, ptr.get_element_ty().primitive_bitwidth // 8)
@@ -251,7 +261,7 @@ def install(target: Any, get_np_dtype: Any, foreign: frozenset[np.dtype]) -> Non
 
     def all_valid(ptrs: Any) -> Any:
         shape = shape_of(ptrs)
-        return handle(np.broadcast_to(np.ones((1,) * len(shape), dtype=bool), shape), target.tl.int1)
+        return handle(widen(np.ones((1,) * len(shape), dtype=bool), shape), target.tl.int1)
 
     def create_load(self: Any, ptr: Any, *policy: Any) -> Any:
         return self.create_masked_load(ptr, all_valid(ptr), None)

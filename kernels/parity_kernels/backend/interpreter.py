@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import RunnerError, UsageError
-from parity_kernels.backend import blocks
+from parity_kernels.backend import blocks, frontend
 from parity_kernels.backend.device import INTERPRET_VARIABLE, interpreted
 
 _installed = False
@@ -187,3 +187,4 @@ def _patch(target: Any) -> None:
     builder.create_dot = create_dot
     builder.create_clampf = create_clampf
     blocks.install(target, get_np_dtype, foreign)
+    frontend.install(tl.core, type(target.interpreter_semantic))
