@@ -82,6 +82,7 @@ def run(
     jobs: Annotated[int, typer.Option(help="Cases at a time.", min=1)] = 1,
     threads: Annotated[int, typer.Option(help="CPU threads of each process.", min=1)] = 1,
     timeout: Annotated[float, typer.Option(help="Seconds that a case may take.", min=1)] = 900.0,
+    within: Annotated[float | None, typer.Option(help="Seconds after which to stop; --resume goes on.", min=1)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Do not run again what the folder --out has.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for outcomes.jsonl, zoo.json and logs.")] = Path("zoo-report"),
     investigator: Annotated[
@@ -116,6 +117,7 @@ def run(
         jobs=jobs,
         threads=threads,
         timeout=timeout,
+        within=within or float("inf"),
         resume=resume,
         **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v},  # type: ignore[arg-type]
     )

@@ -22,7 +22,7 @@ from parity.ladder.replay import Replay
 from parity.ladder.sweep import oracle_trace
 from parity.process_runner import OnStep
 from parity.records import Run
-from parity.runner import CapturePlan, Request, RunnerInfo, open_runner
+from parity.runner import CapturePlan, Request, RunnerInfo, Schedule, open_runner
 from parity.trace import MemoryTrace, Trace, open_trace, verify_trace
 
 
@@ -128,6 +128,11 @@ class Bench:
             return self.subject.between()[1]
         request, _ = self.case.second_request()
         return self.engine.forward([request], capture=CapturePlan())
+
+    @property
+    def again(self) -> Trace | None:
+        """A second run of the prompt, where the invariances made one in the way that it is fed here."""
+        return self.subject.again if self.case.schedule == Schedule() else None
 
     # What it is held against.
 

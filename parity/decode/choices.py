@@ -35,15 +35,23 @@ def examine_sampler(
     if ids is None:
         tell("the SUT's continuation")
     chosen = continue_greedily(runner, request, tokens, sampling=asked) if ids is None else tuple(ids)
+    other = None
     if forced is None or forced.ids != (*request.ids, *chosen):
+        # Fed at once, as a prompt, it takes one step in place of one a token. Choices that are the largest there need
+        # no second look; others do, by the steps that the engine chose in.
         tell("the SUT on its own continuation")
-        forced = force(runner, request, chosen)
+        at_once = completed(force(runner, request, chosen, stepwise=False))
+        checked = check_sampler(at_once, declared=info.sampler, asked=asked)
+        if not checked.odd:
+            return checked
+        other, forced = at_once.choices, force(runner, request, chosen)
     own = completed(forced)
     checked = check_sampler(own, declared=info.sampler, asked=asked)
     if checked.odd:
-        # Only now is it worth two more runs: how far its own logits move, and whether it chooses the same again.
+        # Only now is it worth more runs: how far its own logits move, and whether it chooses the same again.
         tell("the SUT once more, to see whether it agrees with itself")
-        other = completed(force(runner, request, chosen, stepwise=False)).choices
+        if other is None:
+            other = completed(force(runner, request, chosen, stepwise=False)).choices
         again = continue_greedily(runner, request, len(chosen), sampling=asked)
         checked = check_sampler(own, declared=info.sampler, other_way=other, repeated=again, asked=asked)
     return checked

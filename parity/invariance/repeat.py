@@ -35,7 +35,7 @@ def check_history(subject: Subject) -> Invariance:
     turn = "another request run in between"
     base = subject.base(subject.request)
     between, seen = subject.between()
-    again = subject.forward("the first request again", [subject.request])
+    again = subject.again = subject.forward("the first request again", [subject.request])
     same = agree(
         base, seen, requests=[(subject.request.name, between.name)], skip=lambda _, stage: stage != "embed.out"
     )

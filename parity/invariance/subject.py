@@ -24,6 +24,7 @@ class Subject:
     request: the long prompt, for faults that need loaded experts; the others use its first `brief` ids.
     floor: judges what the runner promises no bits of. on_run: hears of each forward pass, in words.
     other: what runs between two runs of the long prompt, all of it captured; None for a prompt made of the long one.
+    again: the second of these runs, once `check_history` has made it.
     Raises UsageError for a prompt too short to be cut into chunks.
     """
 
@@ -52,6 +53,7 @@ class Subject:
         self.other = other
         self._on_run = on_run
         self._kept: dict[str, Trace] = {}
+        self.again: Trace | None = None
 
     def forward(
         self,

@@ -156,6 +156,7 @@ def prove(
     chained: Summary,
     floor: Floor,
     truth: Trace | None = None,
+    again: Trace | None = None,
     generations: tuple[Generation, Generation] | None = None,
     on_step: OnStep | None = None,
 ) -> Proof:
@@ -164,6 +165,7 @@ def prove(
     sut: can forward, generate and graft. oracle: exact; can forward, graft and replay. emulation: opens a runner that
         replays the SUT's recipe, in the SUT's process. trace: of the SUT, every stage. sites: of the finding.
     chained: the sweep of `trace`. truth: the oracle's trace that it was held against; None runs the oracle for it.
+    again: a second run of the SUT that is at hand; None makes one.
     generations: the SUT's and the oracle's continuation; None leaves the text out.
     Raises UsageError for an SUT that cannot graft.
     """
@@ -179,7 +181,9 @@ def prove(
     tell = on_step or (lambda *_: None)
     tell("proof", 0, 3)
     logits_only = CapturePlan(stages=("logits",))
-    sham_changed, repeats = _sham(sut, request, trace, lambda seen: _own_tensors(seen, sites, graph, info.inner))
+    sham_changed, repeats = _sham(
+        sut, request, trace, lambda seen: _own_tensors(seen, sites, graph, info.inner), again=again
+    )
     tell("proof", 1, 3)
     added = _with_oracle_inputs(
         sut,
@@ -226,14 +230,14 @@ def prove(
 
 
 def _sham(
-    sut: Any, request: Request, trace: Trace, own_tensors: Callable[[Trace], list[Graft]]
+    sut: Any, request: Request, trace: Trace, own_tensors: Callable[[Trace], list[Graft]], *, again: Trace | None
 ) -> tuple[int | None, bool]:
     """Logits that the SUT's own tensors change, and whether the SUT gives the same bits from run to run."""
     plan = CapturePlan(stages=("logits",))
-    again = logits_of(sut.forward([request], capture=plan))
-    if not changed_bits(logits_of(trace), again):
+    second = logits_of(again if again is not None else sut.forward([request], capture=plan))
+    if not changed_bits(logits_of(trace), second):
         sham = sut.forward([request], capture=plan, graft=own_tensors(trace))
-        return changed_bits(again, logits_of(sham)), True
+        return changed_bits(second, logits_of(sham)), True
     if "poison" not in sut.describe().can:
         return None, False
     pinned = Schedule(poison=PINNED)

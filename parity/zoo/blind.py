@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class BlindFinding:
     """A finding and what it cost. seconds: by part. forwards, generations: calls of the engine under test.
 
     stages: those that the engine shows; layers: how many it has. Needed to judge the finding, not to make it.
+    said: what each part came to, for whoever wants to know why something was missed.
     """
 
     finding: Finding
@@ -47,6 +48,7 @@ class BlindFinding:
     generations: int
     stages: tuple[str, ...]
     layers: int
+    said: Mapping[str, str] = field(default_factory=dict)
 
 
 FIXTURE_RUNG = 8
@@ -80,4 +82,5 @@ def investigate_blind(engine_spec: str, options: Mapping[str, Any], request: Req
         )
         found = investigate(case, setup.scratch / "case", sut=engine, skip=(FIXTURE_RUNG,))
         seconds = {"open": round(opened - begin, 3), **{one.name: one.seconds for one in found.results}}
-        return BlindFinding(found.finding, seconds, engine.forwards, engine.generations, info.stages, info.layers)
+        said = {one.name: f"{one.status.value}: {one.sentence}" for one in found.results}
+        return BlindFinding(found.finding, seconds, engine.forwards, engine.generations, info.stages, info.layers, said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -36,7 +37,8 @@ class Campaign:
     models: folders; a fault lives in the first that it fits, clean runs take turns. engine: name of the runner under
     test. prompts: folders of prompt files. floors: folders of stored floors; without a fitting one it is calibrated and
     kept in `out`. tokens: least and most of a fault's prompt. instances: seeds 0..K-1 of each fault. jobs: cases at a
-    time; threads: CPU threads of each process; timeout: seconds a case may take.
+    time; threads: CPU threads of each process; timeout: seconds a case may take; within: seconds after which none is
+    started any more, and after which those that run are ended and left for a resumed campaign.
     investigator: `module:function` with the signature of `investigate_blind`.
     """
 
@@ -52,6 +54,7 @@ class Campaign:
     jobs: int = 1
     threads: int = 1
     timeout: float = 900.0
+    within: float = float("inf")
     resume: bool = False
     investigator: str = INVESTIGATOR
 
@@ -59,9 +62,9 @@ class Campaign:
 def run_zoo(catalogue: Catalogue, campaign: Campaign, *, tell: Tell | None = None) -> ZooResult:
     """Investigate every fault of the catalogue blind, and the clean runs, and score what came out.
 
-    Outcomes are appended to `out`/outcomes.jsonl as they come, the result is written to `out`/zoo.json; a case that
-    crashes, hangs or is refused is a recorded miss. Raises UsageError when there is nothing to run, and what opening a
-    healthy engine raises.
+    Outcomes are appended to `out`/outcomes.jsonl as they come, and `out`/zoo.json holds the result of those that are
+    known, from the first one on; a case that crashes, hangs or is refused is a recorded miss. Raises UsageError when
+    there is nothing to run, and what opening a healthy engine raises.
     """
     say = tell or (lambda *_: None)
     begin = time.monotonic()
@@ -72,7 +75,24 @@ def run_zoo(catalogue: Catalogue, campaign: Campaign, *, tell: Tell | None = Non
     todo = [(key, case) for key, case in zip(keys, plan.cases, strict=True) if key not in journal.known]
     say("plan", f"{len(plan.cases)} cases, {len(plan.cases) - len(todo)} of them known", None)
 
+    def result() -> ZooResult:
+        known = [(case, journal.known[key]) for key, case in zip(keys, plan.cases, strict=True) if key in journal.known]
+        judged = judge_cases(*zip(*known, strict=True)) if known else judge_cases((), ())
+        return ZooResult(
+            faults=judged["fault"],
+            controls=judged["control"],
+            clean=judged["clean"],
+            not_run=plan.not_run,
+            problems=(*catalogue.problems, *plan.problems),
+            settings=_settings(campaign, plan, common[0]),
+            seconds=time.monotonic() - begin,
+            pending=tuple(case.label for key, case in zip(keys, plan.cases, strict=True) if key not in journal.known),
+        )
+
     with CaseProcesses() as processes, ThreadPoolExecutor(campaign.jobs) as pool:
+        deadline = threading.Timer(min(campaign.within, threading.TIMEOUT_MAX), processes.stop)
+        deadline.daemon = True
+        deadline.start()
 
         def run(key: str, case: Case) -> None:
             if processes.stopped:
@@ -93,23 +113,24 @@ def run_zoo(catalogue: Catalogue, campaign: Campaign, *, tell: Tell | None = Non
         try:
             for future in as_completed(running):
                 future.result()
+                write_result(result(), campaign.out)
         except BaseException:
             # Interrupted, or the disk is full: nothing more is started, and what runs is ended.
             pool.shutdown(wait=False, cancel_futures=True)
             processes.stop()
             raise
-    judged = judge_cases(plan.cases, [journal.known[key] for key in keys])
-    result = ZooResult(
-        faults=judged["fault"],
-        controls=judged["control"],
-        clean=judged["clean"],
-        not_run=plan.not_run,
-        problems=(*catalogue.problems, *plan.problems),
-        settings=_settings(campaign, plan, common[0]),
-        seconds=time.monotonic() - begin,
-    )
-    (campaign.out / "zoo.json").write_text(json.dumps(as_json(result.as_dict()), indent=2) + "\n")
-    return result
+        finally:
+            deadline.cancel()
+    found = result()
+    write_result(found, campaign.out)
+    return found
+
+
+def write_result(result: ZooResult, out: Path) -> None:
+    """Write `out`/zoo.json, renamed into place: whoever reads it while the campaign runs finds it whole."""
+    half = out / "zoo.json.half"
+    half.write_text(json.dumps(as_json(result.as_dict()), indent=2) + "\n", encoding="utf-8")
+    half.replace(out / "zoo.json")
 
 
 def prepare(catalogue: Catalogue, campaign: Campaign, say: Tell) -> Plan:

@@ -44,6 +44,7 @@ def run_task(task: dict[str, Any]) -> dict[str, Any]:
         "generations": found.generations,
         "stages": list(found.stages),
         "layers": found.layers,
+        "said": dict(found.said),
     }
 
 

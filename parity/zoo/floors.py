@@ -10,14 +10,12 @@ from pathlib import Path
 from parity.errors import ParityError
 from parity.floor import Floor
 from parity.ladder import Opening, calibrate_apart
+from parity.ladder.plan import STRICT_ORDERS
 from parity.runner import Request, RunnerInfo
 from parity.zoo.prompts import PromptText
 
 CALIBRATION_RUNS = 12
-"""Clean runs of a floor made here; a stored one has more."""
-
-ORDERS = 3
-"""Orders of the recipe's arithmetic that they take turns in."""
+"""Clean runs of a floor made here; a stored one has more. They take turns in the orders of the recipe's arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def make_floor_for(
     requests = [Request(prompt.name, prompt.ids) for prompt in longest_first[::2][:CALIBRATION_RUNS]]
     spec = f"recipe:{model}"
     floor = calibrate_apart(
-        emulations=[Opening(spec, {"order": order}) for order in range(ORDERS)],
+        emulations=[Opening(spec, {"order": order}) for order in STRICT_ORDERS],
         oracle=Opening(spec, {"recipe": "fp32"}),
         requests=requests,
         on_step=on_step,

@@ -19,7 +19,8 @@ STATUSES = ("done", "failed", "timeout")
 class Outcome:
     """status: `done`, `failed` (the investigation raised, or its process died), or `timeout`; error: why, in words.
 
-    finding: as the investigator gave it. seconds: of the whole case, its processes' start included; parts: of them.
+    finding: as the investigator gave it; said: what each part of it came to, in a sentence. seconds: of the whole
+    case, its processes' start included; parts: of them.
     forwards, generations: of the engine. stages, layers: what the engine shows, and of how many layers.
     """
 
@@ -32,6 +33,7 @@ class Outcome:
     generations: int | None = None
     stages: tuple[str, ...] = ()
     layers: int = 0
+    said: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_finding(content: Mapping[str, Any]) -> Finding:

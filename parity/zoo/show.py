@@ -37,6 +37,8 @@ def show_result(result: ZooResult, console: Console) -> None:
         console.print(f"[red]not usable:[/] {escape(str(problem))}", highlight=False)
     for one in result.not_run:
         console.print(f"not run: {escape(one.name)}: {escape(one.reason)}", highlight=False)
+    if result.pending:
+        console.print(f"not run yet (--resume runs them): {escape(', '.join(result.pending))}", highlight=False)
     _show_summary(result, console)
 
 

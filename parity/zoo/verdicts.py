@@ -17,7 +17,7 @@ from parity.zoo.score import Score, accuses, below_power, score_finding
 @dataclass(frozen=True)
 class RunRecord:
     """What every case has. status, error, seconds, forwards, generations: as in Outcome; model: folder; prompt: name
-    and window; tokens: its length."""
+    and window; tokens: its length. said: what each rung came to."""
 
     name: str
     model: str
@@ -29,6 +29,7 @@ class RunRecord:
     forwards: int | None
     generations: int | None
     finding: Finding | None
+    said: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class CleanRecord(RunRecord):
 
 @dataclass(frozen=True)
 class ZooResult:
-    """Everything that a campaign ran, and what it could not."""
+    """Everything that a campaign ran, and what it could not. pending: labels of cases that were not run yet."""
 
     faults: tuple[FaultRecord, ...]
     controls: tuple[ControlRecord, ...]
@@ -85,6 +86,7 @@ class ZooResult:
     problems: tuple[Problem, ...]
     settings: Mapping[str, Any]
     seconds: float
+    pending: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Rates with 95 % intervals; faults below the floor's power are counted apart, simulated ones as well."""
@@ -111,6 +113,7 @@ class ZooResult:
             "failed": sum(one.status == "failed" for one in everything),
             "timeouts": sum(one.status == "timeout" for one in everything),
             "not_run": len(self.not_run),
+            "pending": len(self.pending),
             "problems": len(self.problems),
             "mean_seconds": round(sum(one.seconds for one in ended) / len(ended), 1) if ended else None,
             "mean_forwards": round(sum(one.forwards or 0 for one in ended) / len(ended), 1) if ended else None,
@@ -120,13 +123,13 @@ class ZooResult:
     @property
     def exit_code(self) -> int:
         """2 with unusable files or faults; else 0 when every fault within power was detected, no control blamed, no
-        clean run an alarm, and every case ended; else 1."""
+        clean run an alarm, and every case was run and ended; else 1."""
         if self.problems:
             return 2
         missed = any(not one.detected and not one.below_power for one in self.faults)
         accused = any(one.blamed for one in self.controls) or any(one.alarm for one in self.clean)
         unended = any(one.status != "done" for one in (*self.controls, *self.clean))
-        return 1 if missed or accused or unended else 0
+        return 1 if missed or accused or unended or self.pending else 0
 
     def as_dict(self) -> dict[str, Any]:
         """What `parity zoo run --json` prints."""
@@ -135,6 +138,7 @@ class ZooResult:
             "controls": self.controls,
             "clean": self.clean,
             "not_run": self.not_run,
+            "pending": self.pending,
             "problems": [str(problem) for problem in self.problems],
             "summary": self.summary(),
             "settings": self.settings,
@@ -214,6 +218,7 @@ def _common(case: Case, outcome: Outcome) -> dict[str, Any]:
         "forwards": outcome.forwards,
         "generations": outcome.generations,
         "finding": outcome.finding,
+        "said": outcome.said,
     }
 
 

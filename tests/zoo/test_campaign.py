@@ -37,11 +37,15 @@ def test_everything_is_recorded_and_resumed(stub_world: Path):
     catalogue = collect_faults([stub_world / "faults"])
     assert len(catalogue.problems) == 2
     started: list[str] = []
+    on_disk: list[int] = []
 
     def tell(what: str, label: str, outcome: Outcome | None) -> None:
         started.extend([label] if what == "start" else [])
+        path = stub_world / "out" / "zoo.json"
+        on_disk.append(len(json.loads(path.read_text())["pending"]) if path.is_file() else 6)
 
     result = run_zoo(catalogue, campaign(stub_world, jobs=2, clean=1), tell=tell)
+    assert len(set(on_disk)) > 2, "the result of what is known lies on the disk while the rest runs"
     faults = {one.name: one for one in result.faults}
     assert {name: one.detected for name, one in faults.items()} == {
         "found_right": True, "overlooked": False, "dies": False,
@@ -75,6 +79,16 @@ def test_everything_is_recorded_and_resumed(stub_world: Path):
     again = run_zoo(catalogue, campaign(stub_world, resume=True, clean=1), tell=tell)
     assert started == ["overlooked@0"]
     assert {one.name: one.detected for one in again.faults} == {name: one.detected for name, one in faults.items()}
+
+
+def test_a_campaign_ends_in_its_time(stub_world: Path):
+    found = collect_faults([stub_world / "faults"], only=["overlooked", "found_right"])
+    late = replace(campaign(stub_world, within=2.0), investigator="zoo_stub:hang")
+    result = run_zoo(replace(found, problems=()), late)
+    assert set(result.pending) == {"overlooked@0", "found_right@0"}
+    assert (result.faults, result.exit_code, result.summary()["pending"]) == ((), 1, 2)
+    written = json.loads((stub_world / "out" / "zoo.json").read_text())
+    assert (set(written["pending"]), written["faults"]) == (set(result.pending), [])
 
 
 def test_an_interruption_leaves_no_outcome_of_what_it_ended(stub_world: Path):

@@ -12,9 +12,30 @@ from typing import Any
 
 def install(core: Any, semantic: Any) -> None:
     """Give `triton.language.core` shared block types, and `TritonSemantic` a short way for operands of equal shape."""
+    _pass_plain_values(core)
     _share_block_types(core)
     _share_shapes(core)
     _pass_equal_shapes(core, semantic)
+
+
+def _pass_plain_values(core: Any) -> None:
+    """What is no constant and holds none needs no look inside; a type equals itself."""
+    stock, constexpr = core._unwrap_if_constexpr, core.constexpr
+    plain = frozenset({int, bool, float, str, type(None), core.tensor, core.dtype, core.pointer_type, core.block_type})
+
+    def unwrap(value: Any) -> Any:
+        kind = type(value)
+        if kind in plain:
+            return value
+        return value.value if kind is constexpr else stock(value)
+
+    core._unwrap_if_constexpr = unwrap
+    stock_eq = core.dtype.__eq__
+
+    def equal(self: Any, other: Any) -> bool:
+        return self is other or stock_eq(self, other)
+
+    core.dtype.__eq__ = equal
 
 
 def _share_block_types(core: Any) -> None:

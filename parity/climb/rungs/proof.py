@@ -31,6 +31,8 @@ def run(bench: Bench) -> RungResult:
     assert bench.floor is not None
     symptom = bench.results.get(2)
     texts = _texts(symptom.evidence.get("tokens", {})) if symptom is not None and symptom.ran else None
+    if texts is not None and texts[0].ids == texts[1].ids:
+        texts = None  # the text is the oracle's already: a graft has nothing to mend in it
     proved, proof = prove_finding(
         bench.engine,
         finding,
@@ -41,6 +43,7 @@ def run(bench: Bench) -> RungResult:
         chained=summary_of(bench, 4, "chained"),
         floor=bench.floor,
         truth=bench.truth,
+        again=bench.again,
         generations=texts,
         on_step=bench.tell,
     )
