@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from parity.align import Aligned, Routing, align, pair_requests, pair_rows, rout
 from parity.compare.labels import RowLabels, label_rows
 from parity.compare.routes import LOGITS, STAGE, excused, margin_floor
 from parity.floor import NoiseFloor
-from parity.records import Comparison, Verdict, site_name
+from parity.records import Capture, Comparison, Verdict, site_name
 from parity.stages import Family, family
 from parity.trace import Trace
 
@@ -64,6 +64,7 @@ class TracePair:
     family: Family = field(init=False)
     _routes: dict[int, list[Routes | None]] = field(default_factory=dict)
     _flips: dict[int, list[NDArray[np.int64] | None]] = field(default_factory=dict)
+    _reach: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.requests = pair_requests(
@@ -75,6 +76,22 @@ class TracePair:
         """Phases of the SUT's captures, prefill first."""
         found = {capture.phase for capture in self.sut.captures}
         return tuple(phase for phase in ("prefill", "decode") if phase in found) or ("prefill",)
+
+    def oracle_reaches(self, layer: int | None, stage: str, phase: str) -> bool:
+        """Does the oracle hold a row of the site where the SUT's run was in that phase?
+
+        The SUT's captures say where: the oracle may have computed the same positions in another phase.
+        """
+        if phase not in self._reach:
+            self._reach[phase] = _ends(capture for capture in self.sut.captures if capture.phase == phase)
+        ends = self._reach[phase]
+        for of_oracle, of_sut in self.requests:
+            low, high = ends.get(of_sut, (0, -1))
+            for capture in self.oracle.select(stage=stage, layer=layer):
+                at = capture.rows.position[capture.rows.request == of_oracle]
+                if ((at >= low) & (at <= high)).any():
+                    return True
+        return False
 
     def declared(self) -> list[tuple[int | None, str]]:
         """Sites that either side declared or captured, in the order in which they are computed."""
@@ -210,6 +227,17 @@ class TracePair:
 
     def _record(self, layer: int | None, stage: str, verdict: Verdict, reason: str) -> Comparison:
         return Comparison(site_name(layer, stage), layer, stage, "prefill", verdict, reason=reason, mode=self.mode)
+
+
+def _ends(captures: Iterable[Capture]) -> dict[int, tuple[int, int]]:
+    """By request, the least and the largest position of the captures' rows."""
+    found: dict[int, tuple[int, int]] = {}
+    for capture in captures:
+        for request in np.unique(capture.rows.request).tolist():
+            at = capture.rows.position[capture.rows.request == request]
+            low, high = found.get(request, (int(at.min()), int(at.max())))
+            found[request] = min(low, int(at.min())), max(high, int(at.max()))
+    return found
 
 
 def _mixed_after_routing(graph: Family) -> set[str]:

@@ -198,8 +198,11 @@ def _judged_ids(pair: TracePair, layer: int) -> Iterator[Comparison]:
 
 
 def _absent(pair: TracePair, layer: int | None, stage: str, phase: str) -> Comparison:
-    in_sut = bool(pair.sut.select(stage=stage, layer=layer, phase=phase))
-    verdict = Verdict.MISSING_IN_ORACLE if in_sut else Verdict.MISSING_IN_SUT
-    who = "oracle" if in_sut else "SUT"
-    reason = f"no row of the {phase} phase captured by the {who}"
+    """The record of a phase in which a site that was compared otherwise has no pair of rows."""
+    verdict, who = Verdict.NOT_COMPARED, "either side"
+    if pair.sut.select(stage=stage, layer=layer, phase=phase):
+        verdict, who = Verdict.MISSING_IN_ORACLE, "the oracle"
+    elif pair.oracle_reaches(layer, stage, phase):
+        verdict, who = Verdict.MISSING_IN_SUT, "the SUT"
+    reason = f"no row of the {phase} phase captured by {who}"
     return Comparison(site_name(layer, stage), layer, stage, phase, verdict, reason=reason, mode=pair.mode)

@@ -66,6 +66,27 @@ def test_a_phase_missing_in_one_stage_is_a_record(runs):
     assert of(summary, "L01.attn.q").verdict is Verdict.NO_FLOOR
 
 
+def test_a_phase_that_neither_side_captured_blames_nobody(runs, moe):
+    """An oracle that prefilled the decoded positions has them; one whose rows end before has not."""
+    oracle, sut = runs
+
+    def drop(c) -> bool:
+        return c.name == "L01.attn.q" and c.phase == "decode"
+
+    decoded = moe.forward(1, "fp32", tokens=TOKENS, decode=2)
+    summary = compare_traces(oracle=without(decoded, drop), sut=without(sut, drop))
+    record = of(summary, "L01.attn.q", "decode")
+    assert record.verdict is Verdict.NOT_COMPARED
+    assert "captured by either side" in record.reason
+    assert not summary.diverged
+    assert not summary.healthy, "what nobody captured is no clean bill"
+    assert of(summary, "L01.attn.q").verdict is Verdict.NO_FLOOR
+    summary = compare_traces(oracle=decoded.trace(), sut=without(sut, drop))
+    assert of(summary, "L01.attn.q", "decode").verdict is Verdict.MISSING_IN_SUT
+    summary = compare_traces(oracle=without(decoded, drop), sut=sut.trace())
+    assert of(summary, "L01.attn.q", "decode").verdict is Verdict.MISSING_IN_ORACLE
+
+
 def test_declared_and_captured_by_nobody_is_a_failure(runs):
     oracle, sut = (without(run, lambda c: c.stage == "logits") for run in runs)
     record = of(compare_traces(oracle=oracle, sut=sut), "logits")
