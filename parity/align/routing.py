@@ -94,7 +94,7 @@ def route(*, oracle_ids: NDArray, sut_ids: NDArray, router_logits: NDArray | Non
                 b[flipped],
                 slot[flipped] < 0,
                 ~taken[flipped],
-                np.asarray(router_logits, np.float64)[flipped],
+                np.asarray(router_logits)[flipped].astype(np.float64),
             )
         )
     return Routing(a, b, slot, source, overlap, flipped, margin)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from parity.align import Aligned, Routing, align, pair_requests, pair_rows, route
 from parity.compare.labels import RowLabels, label_rows
+from parity.compare.marks import Marks
+from parity.compare.ranges import position_blocks
 from parity.compare.routes import LOGITS, STAGE, excused, margin_floor
 from parity.floor import NoiseFloor
 from parity.records import Capture, Comparison, Verdict, site_name
@@ -62,8 +64,9 @@ class TracePair:
     same_model_because: str | None = None
     requests: list[tuple[int, int]] = field(init=False)
     family: Family = field(init=False)
-    _routes: dict[int, list[Routes | None]] = field(default_factory=dict)
-    _flips: dict[int, list[NDArray[np.int64] | None]] = field(default_factory=dict)
+    _routes: dict[tuple[int, tuple[int, int] | None], list[Routes | None]] = field(default_factory=dict)
+    _route_blocks: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    _flips: dict[int, list[Marks]] = field(default_factory=dict)
     _reach: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -129,22 +132,34 @@ class TracePair:
             return self._record(layer, stage, Verdict.NOT_COMPARED, f"no position in common ({unpaired} rows unpaired)")
         return SitePair(parts, axes, unpaired)
 
-    def routes(self, layer: int) -> list[Routes | None]:
-        """The routing of every request in a layer; None where a side has no ids there or its top-k differs.
+    def routes(self, layer: int, between: tuple[int, int] | None = None) -> list[Routes | None]:
+        """The routing of every request in a layer, of all positions or of those from `between[0]` to before
+        `between[1]`; None where a side has no ids there or its top-k differs.
 
-        Kept for the layer that was asked for last; of others only the flips.
+        Kept for what was asked for last; of others only the flips.
         """
-        if layer not in self._routes:
-            found = [self._route(layer, n) for n in range(len(self.requests))]
-            self._flips[layer] = [None if r is None else r.position[r.excused] for r in found]
+        key = layer, between
+        if key not in self._routes:
+            found = [self._route(layer, n, between) for n in range(len(self.requests))]
             self._routes.clear()
-            self._routes[layer] = found
-        return self._routes[layer]
+            self._routes[key] = found
+        return self._routes[key]
 
-    def _excused_flips(self, layer: int, number: int) -> NDArray[np.int64] | None:
-        """Positions of one request that an excused flip sent elsewhere in a layer; None where no ids are known."""
+    def route_blocks(self, layer: int) -> list[tuple[int, int]]:
+        """Ranges of positions in which the routing of a layer is looked at; empty when it is looked at as a whole."""
+        if layer not in self._route_blocks:
+            self._route_blocks[layer] = position_blocks((self.oracle, self.sut), layer, STAGE)
+        return self._route_blocks[layer]
+
+    def _excused_flips(self, layer: int, number: int) -> Marks:
+        """Positions of one request that an excused flip sent elsewhere in a layer; none where no ids are known."""
         if layer not in self._flips:
-            self.routes(layer)
+            marks = [Marks() for _ in self.requests]
+            for between in self.route_blocks(layer) or [None]:
+                for mark, found in zip(marks, self.routes(layer, between), strict=True):
+                    if found is not None:
+                        mark.add(found.position, found.excused)
+            self._flips[layer] = marks
         return self._flips[layer][number]
 
     def aligned(
@@ -157,14 +172,14 @@ class TracePair:
             align(self.sut, stage, layer, of_sut, between=between),
         )
 
-    def _route(self, layer: int, number: int) -> Routes | None:
-        a, b = self.aligned(layer, STAGE, number)
+    def _route(self, layer: int, number: int, between: tuple[int, int] | None) -> Routes | None:
+        a, b = self.aligned(layer, STAGE, number, between)
         if a is None or b is None or a.tensor.shape[1:] != b.tensor.shape[1:] or a.tensor.is_floating_point():
             return None
         if b.tensor.is_floating_point() or a.tensor.ndim != 2:
             return None
         of_a, of_b, _ = pair_rows(oracle=a, sut=b)
-        logits = align(self.oracle, LOGITS, layer, self.requests[number][0])
+        logits = align(self.oracle, LOGITS, layer, self.requests[number][0], between=between)
         scores = None
         if logits is not None and np.isin(b.position[of_b], logits.position).all():
             scores = logits.tensor.float().cpu().numpy()[b.position[of_b] - logits.position[0]]
@@ -194,7 +209,8 @@ class TracePair:
             x, expert, excluded = routing.reorder(x), routing.oracle_ids, ~routing.matched
             numbers = None if b.row_in_expert is None else routing.reorder_rows(b.row_in_expert[of_b])
         elif a.stage == "moe.topk_weights" and a.layer is not None:
-            routes = self.routes(a.layer)[number]
+            between = (int(position[0]), int(position[-1]) + 1) if self.route_blocks(a.layer) else None
+            routes = self.routes(a.layer, between)[number]
             routing = None if routes is None else routes.of(position)
             if routing is not None and x.shape == routing.slot.shape:
                 x = routing.reorder(x)
@@ -212,18 +228,19 @@ class TracePair:
 
     def _aside(self, number: int, layer: int | None, stage: str, position: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tokens that an excused flip sent elsewhere before this stage."""
-        flips = list(self._upstream(number, layer, stage))
-        return np.isin(position, np.concatenate(flips)) if flips else np.zeros(len(position), bool)
+        found = np.zeros(len(position), bool)
+        for flips in self._upstream(number, layer, stage):
+            found |= flips.at(position)
+        return found
 
-    def _upstream(self, number: int, layer: int | None, stage: str) -> Iterator[NDArray[np.int64]]:
+    def _upstream(self, number: int, layer: int | None, stage: str) -> Iterator[Marks]:
         if layer is None and stage in {s.name for s in self.family.prologue}:
             return
         layers = range(self.sut.run.layers if layer is None else layer)
         own = layer is not None and stage in _mixed_after_routing(self.family)
         for index in (*layers, layer) if own else layers:
-            flips = self._excused_flips(index, number) if index is not None else None
-            if flips is not None:
-                yield flips
+            if index is not None:
+                yield self._excused_flips(index, number)
 
     def _record(self, layer: int | None, stage: str, verdict: Verdict, reason: str) -> Comparison:
         return Comparison(site_name(layer, stage), layer, stage, "prefill", verdict, reason=reason, mode=self.mode)

@@ -1,7 +1,8 @@
 """How far apart are two stored tensors, slice by slice, when neither fits into memory?
 
-Rows are measured in pieces and judged as they pass; of them only the worst is kept. Column blocks and the whole tensor
-add up over the pieces and are judged at the end.
+A tensor is measured in pieces of whole rows: rows are judged as they pass, column blocks when all rows have. Where a
+row is too long for that, in pieces of columns: column blocks are judged as they pass, rows when all columns have. Of
+either only the worst is kept, so that no shape needs more memory than a piece, and the whole tensor adds up.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from parity.compare.tensorfile import StoredTensor
 from parity.floor import DerivedFloor
 from parity.floor.derived import ASKED
 from parity.metrics import (
+    COLUMN_BLOCK,
     Columns,
     Moments,
     RowRepeats,
@@ -36,32 +38,33 @@ Array = NDArray[np.float64]
 ELEMENTS_AT_ONCE = 1 << 22
 ROWS_AT_ONCE = 1 << 16
 WIDEST = 1 << 20
-"""Elements of a row that are widened at once; a longer row is measured in stretches of that many."""
+"""Elements of a row that are widened at once; longer rows are measured in stretches of that many columns."""
 
 
 @dataclass
 class Streamed:
     """What is known of a pair of stored tensors after one pass. rows: N of the [N, W] that it was read as.
 
-    across: moments by column block. worst_row: the worst row, None where there is none. blind: row slices that could
-    not show a scale error of 1 %. by_side: NaN and infinite elements (how many, in how many rows, first row) by side.
+    blocks: column blocks of 128 in a row. totals: moments of what was measured so far. worst_row, worst_columns: None
+    where there is none. blind: row slices that could not show a scale error of 1 %. by_side: NaN and infinite elements
+    (how many, in how many rows, first row) by side.
     """
 
     shape: tuple[int, ...]
     rows: int
-    columns: Columns
-    across: Moments | None = None
+    blocks: int
+    totals: Moments | None = None
     worst_row: SliceResult | None = None
+    worst_columns: SliceResult | None = None
     blind: int = 0
     by_side: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    _badness: tuple[float, float, float] = (-1.0, -1.0, -1.0)
 
     @property
     def total(self) -> Moments:
         """Moments of the whole tensor, of shape []."""
-        assert self.across is not None
-        return self.across.total(axis=0)
+        assert self.totals is not None
+        return self.totals
 
     def row_words(self, row: int) -> str:
         """`row 5`, or `row [1, 2]` where several leading axes were flattened."""
@@ -70,31 +73,22 @@ class Streamed:
             return f"row {row}"
         return f"row {[int(i) for i in np.unravel_index(row, lead)]}"
 
-    def tables(self) -> list[SliceTable]:
-        """The slices larger than a row: column blocks where there are several, and the whole tensor."""
-        assert self.across is not None
-        found = []
-        blocks, _, moments = self.across.groups(self.columns.block)
-        if len(blocks) > 1:
-            found.append(SliceTable("columns", blocks, np.full(len(blocks), self.rows, np.int64), moments))
+    def table(self) -> SliceTable:
+        """The whole tensor as a slice."""
         one = np.zeros(1, np.int64)
-        return [*found, SliceTable("tensor", one, one + self.rows, self.total[None])]
+        return SliceTable("tensor", one, one + self.rows, self.total[None])
 
     def slices(self, floor: DerivedFloor | None) -> tuple[SliceResult, ...]:
         """The worst slice of each kind, worst first."""
-        results = [] if self.worst_row is None else [self.worst_row]
-        for table in self.tables():
-            at, over, by = worst_of(table, floor, len(table))
-            words = "whole tensor"
-            if table.kind == "columns":
-                cells = np.flatnonzero(self.columns.block == table.index[at])
-                words = f"columns {self.columns.edges[cells[0]]}..{self.columns.edges[cells[-1] + 1]}"
-            results.append(SliceResult(table.kind, int(table.index[at]), words, slice_metrics(table, at), over, by))
-        return tuple(sorted(results, key=_badness, reverse=True))
+        table = self.table()
+        at, over, by = worst_of(table, floor, 1)
+        whole = SliceResult("tensor", 0, "whole tensor", slice_metrics(table, at), over, by)
+        found = [one for one in (self.worst_row, self.worst_columns, whole) if one is not None]
+        return tuple(sorted(found, key=_badness, reverse=True))
 
     def whole(self, floor: DerivedFloor | None) -> dict[str, float]:
         """Metrics of all elements, the spread of the rows' norm ratios, and what the bound can see."""
-        table = self.tables()[-1]
+        table = self.table()
         metrics = slice_metrics(table, 0)
         count, mean, squares = self.ratios
         metrics["norm_ratio_mean"] = mean if count else float("nan")
@@ -112,28 +106,67 @@ def stream_pair(
     rows, width = a.matrix
     parts = 2 if a.known == torch.complex64 else 1  # real and imaginary, side by side
     width *= parts
-    columns = column_edges(("D",), (width,))
-    result = Streamed(a.shape, rows, columns)
-    repeats = RowRepeats()
-    # A row of several stretches is a piece of its own.
-    step = 1 if width > WIDEST else max(1, min(ELEMENTS_AT_ONCE // max(width, 1), ROWS_AT_ONCE))
-    for first in range(0, rows, step):
-        last = min(first + step, rows)
-        stretches = [
-            _measure(a, b, (first, last), (left, right), width, parts, floor, repeats, columns)
-            for left, right in _stretches(width)
-        ]
-        _take(result, *(stretches[0] if len(stretches) == 1 else _side_by_side(stretches)), first, floor)
-        for tensor in (a, b):
-            tensor.release(last * width // parts)
-        if advance is not None:
-            advance((last - first) * width // parts * (_itemsize(a) + _itemsize(b)))
+    result = Streamed(a.shape, rows, -(-width // COLUMN_BLOCK))
+    pieces = _by_rows if width <= WIDEST else _by_columns
+    pieces(result, a, b, width, parts, floor, advance or (lambda _: None))
     if result.worst_row is not None and width > parts:
         column = _lone_column(a, b, result.worst_row, width, parts, floor)
         if column is not None:
             words = f"{result.worst_row.where}, column {column // parts}"
             result.worst_row = replace(result.worst_row, where=words)
     return result
+
+
+def _by_rows(
+    result: Streamed,
+    a: StoredTensor,
+    b: StoredTensor,
+    width: int,
+    parts: int,
+    floor: DerivedFloor | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Pieces of whole rows."""
+    columns, repeats, across = column_edges(("D",), (width,)), RowRepeats(), None
+    step = max(1, min(ELEMENTS_AT_ONCE // max(width, 1), ROWS_AT_ONCE))
+    for first in range(0, result.rows, step):
+        last = min(first + step, result.rows)
+        by_row, more = _measure(a, b, (first, last), (0, width), width, parts, floor, repeats, columns)
+        across = more if across is None else across.plus(more)
+        _take_rows(result, by_row, first, floor)
+        for tensor in (a, b):
+            tensor.release(last * width // parts)
+        advance((last - first) * width // parts * (_itemsize(a) + _itemsize(b)))
+    if across is not None:
+        _take_columns(result, across, columns, 0, floor)
+
+
+def _by_columns(
+    result: Streamed,
+    a: StoredTensor,
+    b: StoredTensor,
+    width: int,
+    parts: int,
+    floor: DerivedFloor | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Pieces of WIDEST columns of one row; all rows of a stretch of columns before the next stretch."""
+    repeats, by_row = RowRepeats(), None
+    for left, right in _stretches(width):
+        columns, across, rows = column_edges(("D",), (right - left,)), None, []
+        for row in range(result.rows):
+            one, more = _measure(a, b, (row, row + 1), (left, right), width, parts, floor, repeats, columns)
+            across = more if across is None else across.plus(more)
+            rows.append(one)
+            for tensor in (a, b):
+                tensor.release((row * width + right) // parts, (row * width + left) // parts)
+            advance((right - left) // parts * (_itemsize(a) + _itemsize(b)))
+        joined = Moments.join(rows)
+        by_row = joined if by_row is None else by_row.plus(joined)
+        if across is not None:
+            _take_columns(result, across, columns, left, floor)
+    if by_row is not None:
+        _take_rows(result, by_row, 0, floor)
 
 
 def worst_of(table: SliceTable, floor: DerivedFloor | None, slices: int) -> tuple[int, float | None, str | None]:
@@ -150,16 +183,32 @@ def worst_of(table: SliceTable, floor: DerivedFloor | None, slices: int) -> tupl
     return at, (None if over < 0 else over), names[int(score[:, at].argmax())]
 
 
-def _take(result: Streamed, by_row: Moments, across: Moments, first: int, floor: DerivedFloor | None) -> None:
+def _take_columns(result: Streamed, across: Moments, columns: Columns, left: int, floor: DerivedFloor | None) -> None:
+    """Add the moments of some columns, of all rows, to what is known. left: the first of them in the tensor."""
+    total = across.total(axis=0)
+    result.totals = total if result.totals is None else result.totals.plus(total)
+    if result.blocks < 2:
+        return
+    blocks, _, moments = across.groups(columns.block)
+    table = SliceTable("columns", blocks, np.full(len(blocks), result.rows, np.int64), moments)
+    at, over, by = worst_of(table, floor, result.blocks)
+    cells = np.flatnonzero(columns.block == blocks[at])
+    words = f"columns {left + columns.edges[cells[0]]}..{left + columns.edges[cells[-1] + 1]}"
+    number = left // COLUMN_BLOCK + int(blocks[at])
+    found = SliceResult("columns", number, words, slice_metrics(table, at), over, by)
+    if result.worst_columns is None or _badness(found) > _badness(result.worst_columns):
+        result.worst_columns = found
+
+
+def _take_rows(result: Streamed, by_row: Moments, first: int, floor: DerivedFloor | None) -> None:
     """Add the moments of rows `first`... to what is known."""
-    result.across = across if result.across is None else result.across.plus(across)
     index = np.arange(first, first + len(by_row.count))
     table = SliceTable("row", index, np.ones(len(index), np.int64), by_row)
     at, over, by = worst_of(table, floor, result.rows)
     row = int(index[at])
     found = SliceResult("row", row, result.row_words(row), slice_metrics(table, at), over, by)
-    if _badness(found) > result._badness:
-        result.worst_row, result._badness = found, _badness(found)
+    if result.worst_row is None or _badness(found) > _badness(result.worst_row):
+        result.worst_row = found
     if floor is not None:
         seen = floor.scale_seen("row", table, result.rows)
         result.blind += int(((by_row.yy > 0) & (seen > ASKED)).sum())
@@ -186,16 +235,8 @@ def _spread(known: list[float], values: Array) -> None:
     ]
 
 
-def _side_by_side(parts: list[tuple[Moments, Moments]]) -> tuple[Moments, Moments]:
-    """Stretches of one row: their sums are the row's, their columns follow each other."""
-    by_row = parts[0][0]
-    for more, _ in parts[1:]:
-        by_row = by_row.plus(more)
-    return by_row, Moments.join([across for _, across in parts])
-
-
 def _stretches(width: int) -> Iterator[tuple[int, int]]:
-    """WIDEST is a multiple of the column block, so no cell is divided."""
+    """WIDEST is a multiple of the column block, so no block is divided."""
     for left in range(0, width, WIDEST):
         yield left, min(left + WIDEST, width)
 
@@ -211,8 +252,7 @@ def _measure(
     repeats: RowRepeats,
     columns: Columns,
 ) -> tuple[Moments, Moments]:
-    left, right = stretch
-    edges = [e - left for e in columns.edges if left <= e <= right]
+    edges = columns.edges
     y, x = (_rows_of(t, rows, stretch, width, parts) for t in (a, b))
     if floor is None:
         by_row, across = fold_moments(oracle=y, sut=x, edges=edges)
@@ -245,6 +285,8 @@ def _lone_column(
     for left, right in _stretches(width):
         y, x = (_rows_of(t, (worst.index, worst.index + 1), (left, right), width, parts) for t in (a, b))
         y, x = y[0].to(torch.float64), x[0].to(torch.float64)
+        for tensor in (a, b):
+            tensor.release((worst.index * width + right) // parts, (worst.index * width + left) // parts)
         score = torch.nan_to_num((x - y) ** 2, nan=float("inf"))
         squares += float(score.sum())
         if by_element and floor is not None:

@@ -81,15 +81,16 @@ class StoredTensor:
             whole = whole.clone()
         return whole.view(dtype)
 
-    def release(self, last: int) -> None:
-        """Give back the memory of mapped pages before element `last`; they are read from the file again when needed."""
+    def release(self, last: int, first: int = 0) -> None:
+        """Give back the memory of the mapped pages of elements first..last; they are read from the file again when
+        needed."""
         dtype, map_ = self.known, self.raw.obj
         if dtype is None or not isinstance(map_, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
             return
-        end = self.start + last * dtype.itemsize
-        first, past = self.start - self.start % mmap.PAGESIZE, end - end % mmap.PAGESIZE
-        if past > first:
-            map_.madvise(mmap.MADV_DONTNEED, first, past - first)
+        start, end = self.start + first * dtype.itemsize, self.start + last * dtype.itemsize
+        page, past = start - start % mmap.PAGESIZE, end - end % mmap.PAGESIZE
+        if past > page:
+            map_.madvise(mmap.MADV_DONTNEED, page, past - page)
 
 
 def read_tensors(path: Path) -> dict[str, StoredTensor]:

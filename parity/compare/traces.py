@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from parity.align import Routing
-from parity.compare.blocks import layouts, position_blocks, site_blocks
+from parity.compare.blocks import site_blocks
 from parity.compare.gathered import Gathered
 from parity.compare.judge import judge, judge_gathered
 from parity.compare.labels import RowLabels, label_rows
 from parity.compare.measure import Measured, measure
 from parity.compare.pair import check_pair
-from parity.compare.routes import judge_routes
+from parity.compare.ranges import WIDEST_ROW, layouts, position_blocks, widest_row
+from parity.compare.routes import GatheredRoutes
 from parity.compare.sites import SitePair, TracePair
 from parity.errors import TraceError, UsageError
 from parity.floor import Floor, FloorSample, NoiseFloor
@@ -109,9 +110,19 @@ def _selected(pair: TracePair, layers: Sequence[int], stages: Sequence[str]) -> 
 
 def _compare_site(pair: TracePair, layer: int | None, stage: str) -> Iterator[Comparison]:
     """One record for each phase of the SUT's run."""
-    phases = pair.phases()
+    phases, sides = pair.phases(), (pair.oracle, pair.sut)
+    widest = widest_row(sides, layer, stage)
+    if widest > WIDEST_ROW:
+        reason = (
+            f"a row of {widest} elements; of a trace at most {WIDEST_ROW} are compared within 256 MB: "
+            f"compare the tensors as plain .safetensors files, which are read in pieces of columns"
+        )
+        name = site_name(layer, stage)
+        record = Comparison(name, layer, stage, "prefill", Verdict.NOT_COMPARED, reason=reason, mode=pair.mode)
+        yield from (replace(record, phase=phase) for phase in phases)
+        return
     try:
-        if term(stage).values != "ids" and position_blocks(pair, layer, stage):
+        if position_blocks(sides, layer, stage):
             judged = _judged_in_blocks(pair, layer, stage)
             for phase in phases:
                 if isinstance(judged, Comparison):
@@ -141,7 +152,9 @@ def _compare_site(pair: TracePair, layer: int | None, stage: str) -> Iterator[Co
 
 def _judged(pair: TracePair, site: SitePair, layer: int | None, stage: str) -> Iterator[Comparison]:
     if term(stage).values == "ids" and layer is not None:
-        yield from _judged_ids(pair, layer)
+        gathered: dict[str, GatheredRoutes] = {}
+        _take_routes(gathered, pair, layer, None)
+        yield from (_with_unpaired(one.finish(), site.unpaired) for one in gathered.values())
         return
     for measured in measure(site.parts, stage=stage, layer=layer, axes=site.axes, floor=pair.floor):
         yield _with_unpaired(judge(measured, floor=pair.floor, mode=pair.mode), site.unpaired)
@@ -164,8 +177,9 @@ def _judged_in_blocks(pair: TracePair, layer: int | None, stage: str) -> dict[st
             return site
     rows = sum(len(c.rows.position) for c in pair.sut.select(stage=stage, layer=layer))
     gathered: dict[str, Gathered] = {}
+    routed: dict[str, GatheredRoutes] = {}
     repeats, unpaired, excluded, labelled = RowRepeats(), 0, 0, 0
-    for site in site_blocks(pair, layer, stage):
+    for between, site in site_blocks(pair, layer, stage):
         unpaired += site.unpaired
         if not site.parts:
             continue
@@ -174,8 +188,13 @@ def _judged_in_blocks(pair: TracePair, layer: int | None, stage: str) -> dict[st
             if mismatch is not None:
                 return mismatch
             excluded, labelled = excluded + int(of.excluded.sum()), labelled + len(of)
+        if term(stage).values == "ids" and layer is not None:
+            _take_routes(routed, pair, layer, between)
+            continue
         for part in measure(site.parts, stage=stage, layer=layer, axes=site.axes, floor=pair.floor, repeats=repeats):
             gathered.setdefault(part.phase, Gathered(pair.floor, pair.mode, rows)).take(part)
+    if routed:
+        return {phase: _with_unpaired(one.finish(), unpaired) for phase, one in routed.items()}
     if not gathered:
         reason = f"no position in common ({unpaired} rows unpaired)"
         name = site_name(layer, stage)
@@ -185,8 +204,9 @@ def _judged_in_blocks(pair: TracePair, layer: int | None, stage: str) -> dict[st
     return {phase: _with_unpaired(judge_gathered(one), unpaired) for phase, one in gathered.items()}
 
 
-def _judged_ids(pair: TracePair, layer: int) -> Iterator[Comparison]:
-    routes = [r for r in pair.routes(layer) if r is not None]
+def _take_routes(into: dict[str, GatheredRoutes], pair: TracePair, layer: int, between: tuple[int, int] | None) -> None:
+    """Add the routing of a layer, or of a range of its positions, to what is known of each phase."""
+    routes = [r for r in pair.routes(layer, between) if r is not None]
     for phase in pair.phases():
         parts = [(r, r.phase == phase) for r in routes if (r.phase == phase).any()]
         if parts:
@@ -194,7 +214,7 @@ def _judged_ids(pair: TracePair, layer: int) -> Iterator[Comparison]:
                 [label_rows(position=r.position[m], phase=phase, request=r.request) for r, m in parts]
             )
             joined = Routing.join([(r.routing, mask) for r, mask in parts])
-            yield judge_routes(joined, labels, layer=layer, floor=pair.floor, mode=pair.mode)
+            into.setdefault(phase, GatheredRoutes(layer, pair.floor, pair.mode)).take(joined, labels)
 
 
 def _absent(pair: TracePair, layer: int | None, stage: str, phase: str) -> Comparison:

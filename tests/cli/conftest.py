@@ -6,11 +6,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parity import cli
+from tests.cli.comparing import Compare
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ Command = Callable[..., Ended]
 
 
 @pytest.fixture
+def compare(tmp_path: Path) -> Compare:
+    return Compare(tmp_path)
+
+
+@pytest.fixture
 def parity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["parity", *map(str, arguments)])
@@ -41,6 +48,7 @@ def parity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
             cli.main()
         code = end.value.code
         assert isinstance(code, int)
-        return Ended(code, *capsys.readouterr())
+        said = capsys.readouterr()
+        return Ended(code, said.out, said.err)
 
     return run

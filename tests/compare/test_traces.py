@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity.compare import compare_traces, sample_traces
+from parity.compare import compare_traces, ranges, sample_traces, traces
 from parity.errors import TraceError, UsageError
 from parity.records import Verdict
 from parity.trace import MemoryTrace
@@ -68,7 +68,7 @@ def test_a_phase_missing_in_one_stage_is_a_record(runs):
 
 def test_a_phase_that_neither_side_captured_blames_nobody(runs, moe):
     """An oracle that prefilled the decoded positions has them; one whose rows end before has not."""
-    oracle, sut = runs
+    _, sut = runs
 
     def drop(c) -> bool:
         return c.name == "L01.attn.q" and c.phase == "decode"
@@ -260,3 +260,31 @@ def test_two_requests_pool_and_name_theirs(moe):
     assert record.rows == 2 * TOKENS
     row = next(s for s in record.worst if s.kind == "row")
     assert row.where == "request 'prompt-2', position 7"
+
+
+@pytest.mark.parametrize("rows", [3, 17])
+def test_blocks_of_positions_are_judged_as_the_whole(moe, floor, monkeypatch, rows):
+    """Ids, weights and values of two phases, with flips; and what one side lacks."""
+    oracle, sut = moe.forward(1, "fp32", tokens=80), moe.forward(1, "fp8", tokens=80, decode=3)
+    whole = compare_traces(oracle=oracle.trace(), sut=sut.trace(), floor=floor)
+    assert sum(c.whole["flips"] for c in whole.comparisons if c.stage == "moe.topk_ids") > 3
+    monkeypatch.setattr(ranges, "BLOCK_ROWS", rows)
+    parts = compare_traces(oracle=oracle.trace(), sut=sut.trace(), floor=floor)
+    for a, b in zip(whole.comparisons, parts.comparisons, strict=True):
+        for what in ("name", "phase", "verdict", "rows", "excluded_rows", "unjudged"):
+            assert getattr(a, what) == getattr(b, what)
+        assert a.over_floor == pytest.approx(b.over_floor, rel=1e-9)
+        # Equal tokens have equal rows in a model without attention: which of them is named is open.
+        for one, other in zip(a.worst, b.worst, strict=True):
+            assert (one.kind, one.by) == (other.kind, other.by)
+            assert (one.over_floor or 0.0) == pytest.approx(other.over_floor or 0.0, rel=1e-9)
+        assert a.whole == pytest.approx(b.whole, rel=1e-6, nan_ok=True)
+
+
+def test_a_row_too_wide_for_a_trace_is_refused_with_the_limit(moe, runs, monkeypatch):
+    monkeypatch.setattr(traces, "WIDEST_ROW", 255)
+    oracle, sut = (run.trace() for run in runs)
+    record = of(compare_traces(oracle=oracle, sut=sut, stages=("attn.norm",)), "L00.attn.norm")
+    assert record.verdict is Verdict.NOT_COMPARED
+    assert "a row of 256 elements; of a trace at most 255" in record.reason
+    assert of(compare_traces(oracle=oracle, sut=sut, stages=("moe.gate",)), "L00.moe.gate").verdict is Verdict.NO_FLOOR
