@@ -11,16 +11,37 @@ TEST_THREADS := OMP_NUM_THREADS=1
 TEST_WORKERS ?= auto
 PYTEST = $(TEST_THREADS) $(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist worksteal
 
-.PHONY: demo test test-long lint clean
+# Engines of other people: built or fetched once, kept here, and used wherever they are found.
+ENGINES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/parity-lab
+WHEELS := $(ENGINES)/wheels
+LLAMA := $(shell sed -n 's/^llama-cpp-python==\([^ ]*\) .*/\1/p' engines/llama.txt)
+LLAMA_WHEEL = $(firstword $(wildcard $(WHEELS)/llama_cpp_python-$(LLAMA)-*.whl))
+# A wheel for any machine of this kind: no instruction set of the one that built it, no downloads, no vision models.
+LLAMA_BUILD := -DGGML_NATIVE=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
+
+.PHONY: demo test test-long lint clean engines engines-llama use-engines
 
 demo: $(READY)
 	$(BIN)/parity demo --out demo-report
 
-test: $(READY) lint
+test: $(READY) lint use-engines
 	$(PYTEST) -m "not long"
 
-test-long: $(READY)
+test-long: $(READY) use-engines
 	$(PYTEST) -m long
+
+# Builds what is missing: five to eight minutes for llama.cpp on two cores, once for each version.
+engines: engines-llama
+
+engines-llama: $(READY)
+	@mkdir -p $(WHEELS)
+	@test -n "$(LLAMA_WHEEL)" || CMAKE_ARGS="$(LLAMA_BUILD)" $(BIN)/python -m pip wheel --no-deps --no-binary llama-cpp-python \
+		--require-hashes --requirement engines/llama.txt --wheel-dir $(WHEELS)
+	@$(MAKE) --no-print-directory use-engines
+
+# Nothing is built here: an engine that is not there is a skip, which the tests count with its reason.
+use-engines: $(READY)
+	@if test -n "$(LLAMA_WHEEL)"; then $(BIN)/python -m pip install --quiet --no-deps --no-index "$(LLAMA_WHEEL)"; fi
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -31,7 +52,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[hf,triton,http,plots,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[hf,triton,http,llama_cpp,plots,dev]"
 	@touch $@
 
 clean:

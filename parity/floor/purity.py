@@ -6,7 +6,7 @@ import sys
 
 from parity.errors import UsageError
 
-ENGINES = ("triton", "parity_kernels")
+ENGINES = ("triton", "parity_kernels", "llama_cpp", "vllm")
 
 
 def refuse_engine() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from parity.errors import UsageError, ValueRangeError
 from parity.floor import Bin, Floor, FloorSample, calibrate, refuse_engine
+from parity.floor.purity import ENGINES
 
 
 def tensor_bin(size: int, metric: str = "slope", **more: Any) -> Bin:
@@ -122,7 +123,7 @@ def test_a_clean_run_with_an_infinite_error_is_refused(clean):
 
 
 def test_an_engine_in_the_process_is_refused(monkeypatch):
-    for name in ("triton", "parity_kernels"):
+    for name in ENGINES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     refuse_engine()
     monkeypatch.setitem(sys.modules, "parity_kernels", sys)

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models
 
 from parity.errors import UsageError
 from parity.floor import refuse_engine
+from parity.floor.purity import ENGINES
 from parity.runner import CapturePlan, Graft, Request, Schedule
 from parity.stages import QWEN3_MOE
 from parity_oracles.hf.runner import open_runner as open_hf
@@ -175,7 +176,7 @@ def test_the_emulation_loads_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     run = subprocess.run([sys.executable, "-c", PURE], capture_output=True, text=True, env=environment)
     assert run.stdout.strip() == "pure", run.stderr
-    for engine in ("triton", "parity_kernels"):
+    for engine in ENGINES:
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, engine, sys)
             with pytest.raises(UsageError, match=f"found loaded: .*{engine}"):

@@ -8,6 +8,7 @@ import torch
 
 from parity.errors import UsageError
 from parity.records import Recipe
+from parity_oracles.recipes.ggml import ggml_recipe
 
 BLOCK = 128
 """Rows and columns of a weight scale's block, and columns of an activation scale's group."""
@@ -19,13 +20,24 @@ class Arithmetic:
 
     compute: the dtype in which a stage computes. boundary: the dtype to which activations are rounded, once, at the
     end of a stage; None leaves them in `compute`. linear: how linear layers multiply, `exact` (dequantized weights),
-    `bf16`, or `fp8_block` (weights and activations in E4M3).
+    `bf16` or `q8_0` (both operands rounded to it), or `fp8_block` (weights and activations in E4M3).
+    ggml: the record of ggml's recipe, for one of those: the head is multiplied as the other matrices are, and `cache`
+    is the dtype of the KV cache, to which queries and probabilities are rounded as well. fused: attention is blocked,
+    and accumulates P V in `cache`.
     """
 
     name: str
     compute: torch.dtype
     boundary: torch.dtype | None
     linear: str
+    ggml: Recipe | None = None
+    cache: torch.dtype | None = None
+    fused: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """True for arithmetic that rounds nothing but its own operations: the truth, which has one order."""
+        return self.boundary is None and self.ggml is None
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
         """A stage's input: rounded to the boundary dtype if it is not in it already, then widened to `compute`."""
@@ -35,7 +47,7 @@ class Arithmetic:
 
     def leave(self, x: torch.Tensor) -> torch.Tensor:
         """A stage's output: rounded once, to nearest even."""
-        return x if self.boundary is None else x.to(self.boundary)
+        return x.to(self.boundary or self.compute)
 
     @property
     def wide(self) -> torch.dtype:
@@ -44,12 +56,21 @@ class Arithmetic:
 
     def recipe(self, weights: str) -> Recipe:
         """The record of this recipe over weights stored as `weights`."""
+        if self.ggml is not None:
+            return self.ggml
         activations = {torch.float32: "fp32", torch.float64: "fp64"}.get(self.compute, str(self.compute))
         if self.boundary is None:
             return Recipe(self.name, weights, activations, activations, activations, activations, activations)
         if self.linear == "fp8_block":
             return Recipe(self.name, weights, "e4m3 1x128 dynamic", "e4m3", "fp32", "bf16", "bf16")
         return Recipe(self.name, weights, "bf16", "bf16", "fp32", "bf16", "bf16")
+
+
+def _ggml(weights: str, kv: str, flash: bool) -> Arithmetic:
+    recipe = ggml_recipe(weights, kv, flash=flash)
+    cache = torch.float16 if kv == "f16" or flash else None
+    linear = "exact" if weights == "f32" else weights
+    return Arithmetic(recipe.name, torch.float32, None, linear, ggml=recipe, cache=cache, fused=flash)
 
 
 ARITHMETICS = {
@@ -59,6 +80,8 @@ ARITHMETICS = {
         Arithmetic("fp32", torch.float32, None, "exact"),
         Arithmetic("bf16", torch.float32, torch.bfloat16, "bf16"),
         Arithmetic("fp8_block", torch.float32, torch.bfloat16, "fp8_block"),
+        *(_ggml(weights, kv, False) for weights in ("f32", "bf16", "q8_0") for kv in ("f32", "f16")),
+        *(_ggml(weights, "f16", True) for weights in ("f32", "bf16", "q8_0")),
     )
 }
 
@@ -96,6 +119,7 @@ class Order:
     gain, silu before its product, a weighted expert row before and after it is added. The models' own definition does
     (RMSNorm of transformers returns `weight * normed.to(input_dtype)`, and computes in BF16 elsewhere), and so do
     kernels that follow it; a fused kernel does not. Both are the model in BF16.
+    half_even: activations in Q8_0 round halves to even, as vector instructions do, and not away from zero.
     """
 
     dot: int | None = None
@@ -109,6 +133,7 @@ class Order:
     reciprocal: bool = False
     tensor_core: int | None = None
     stepwise: bool = False
+    half_even: bool = False
 
     @property
     def strict(self) -> bool:
@@ -118,7 +143,7 @@ class Order:
 
 ORDERS = (
     Order(),
-    Order(dot=32, kv_block=32, base2=True, norm=64, inv_freq64=True, contracted=True),
+    Order(dot=32, kv_block=32, base2=True, norm=64, inv_freq64=True, contracted=True, half_even=True),
     Order(dot=64, kv_block=128, norm=32, scales_apart=True),
     Order(dot=16, split_k=2, kv_block=None, norm=128, base2=True, contracted=True),
     Order(reciprocal=True),

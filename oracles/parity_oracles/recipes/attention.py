@@ -33,6 +33,8 @@ def attend(
     """
     tokens, heads, width = q.shape
     groups = k.shape[1]
+    if arithmetic.cache is not None:
+        q, k, v = q.to(arithmetic.cache), k.to(arithmetic.cache), v.to(arithmetic.cache)
     q, k, v = arithmetic.enter(q), arithmetic.enter(k).transpose(0, 1), arithmetic.enter(v).transpose(0, 1)
     out = torch.empty(tokens, heads, width, dtype=arithmetic.compute)
     for start in range(0, tokens, QUERY_ROWS):
@@ -42,18 +44,21 @@ def attend(
         # [rows, G, J, K] -> [G, J * rows, K]: the heads of a group share its keys in one product.
         grouped = part.view(rows, groups, -1, width).permute(1, 2, 0, 3).reshape(groups, -1, width)
         seen = at.repeat(heads // groups)
-        core = _exact if arithmetic.boundary is None else _online
+        core = _by_key if arithmetic.fused else _plain if arithmetic.boundary is None else _online
         mixed = core(grouped, k[:, :reach], v[:, :reach], seen, arithmetic, order)
         out[start : start + rows] = mixed.view(groups, -1, rows, width).permute(2, 0, 1, 3).reshape(rows, heads, width)
     return out
 
 
-def _exact(
+def _plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor, arithmetic: Arithmetic, order: Order
 ) -> torch.Tensor:
     scores = (q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
     scores.masked_fill_(torch.arange(k.shape[1]) > seen[:, None], -math.inf)
-    return scores.softmax(-1) @ v
+    shares = scores.softmax(-1)
+    if arithmetic.cache is not None:
+        shares = shares.to(arithmetic.cache).to(arithmetic.compute)
+    return shares @ v
 
 
 def _online(
@@ -84,6 +89,29 @@ def _online(
         else:
             mixed = mixed * decay + rounded @ values
         top = new_top
+    return mixed / total
+
+
+def _by_key(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor, arithmetic: Arithmetic, order: Order
+) -> torch.Tensor:
+    """ggml's fused attention on the CPU: one key after the other, P V accumulated in the cache's dtype.
+
+    Source: `ggml_compute_forward_flash_attn_ext_f16` of ggml-cpu/ops.cpp.
+    """
+    assert arithmetic.cache is not None
+    scores = (q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
+    scores.masked_fill_(torch.arange(k.shape[1]) > seen[:, None], -math.inf)
+    tops = scores.cummax(-1).values
+    mixed, total = torch.zeros_like(q), torch.zeros_like(q[..., :1])
+    for key in range(k.shape[1]):
+        top = tops[..., key, None]
+        share = torch.exp(scores[..., key, None] - top)
+        if key:
+            decay = torch.exp(tops[..., key - 1, None] - top)
+            mixed, total = (mixed * decay).to(arithmetic.cache).to(q.dtype), total * decay
+        mixed = (mixed + share * v[:, key, None]).to(arithmetic.cache).to(q.dtype)
+        total = total + share
     return mixed / total
 
 

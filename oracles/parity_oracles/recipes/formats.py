@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from parity.errors import ShapeError
 from parity_oracles.recipes.arithmetic import BLOCK
 
 E4M3 = torch.float8_e4m3fn
@@ -66,3 +67,29 @@ def quantize_weight(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scale = blocks.abs().amax((1, 3)).clamp(min=AMAX_MIN) / E4M3_MAX
     values = (blocks / scale[:, None, :, None]).clamp(-E4M3_MAX, E4M3_MAX)
     return values.reshape(tall * BLOCK, wide * BLOCK)[:rows, :columns].to(E4M3).contiguous(), scale
+
+
+Q8_0_BLOCK = 32
+"""Values of a Q8_0 block."""
+
+
+def round_q8_0(x: torch.Tensor, *, half_even: bool = False) -> torch.Tensor:
+    """[..., K] rounded to ggml's Q8_0 and back, fp32: blocks of 32, a scale in fp16, whole numbers -127..127.
+
+    The scale is the block's largest magnitude over 127; numbers are multiplied by one over the scale, before it is
+    itself rounded to fp16, and rounded halves away from zero. BF16 values often lie on a tie: the product decides.
+    half_even: halves to the even number instead. Raises ShapeError unless 32 divides K.
+    Source: `quantize_row_q8_0_ref` and `dequantize_row_q8_0` of ggml-quants.c.
+    """
+    if x.shape[-1] % Q8_0_BLOCK:
+        raise ShapeError(
+            place="rounding to Q8_0",
+            expected=f"a last axis that {Q8_0_BLOCK} divides",
+            found=str(x.shape[-1]),
+            next_step="ggml stores such a matrix in another type; so must the emulation.",
+        )
+    blocks = x.float().unflatten(-1, (-1, Q8_0_BLOCK))
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    scaled = blocks * torch.where(scale > 0, 1 / scale, 0)
+    whole = scaled.round() if half_even else torch.trunc(scaled + torch.copysign(torch.tensor(0.5), scaled))
+    return (whole * scale.half().float()).flatten(-2)

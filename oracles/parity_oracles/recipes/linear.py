@@ -13,7 +13,7 @@ import torch
 
 from parity_oracles.checkpoint.block_fp8 import dequantize_block_fp8
 from parity_oracles.recipes.arithmetic import BLOCK, Arithmetic, Order
-from parity_oracles.recipes.formats import quantize_activation, quantize_weight
+from parity_oracles.recipes.formats import quantize_activation, quantize_weight, round_q8_0
 from parity_oracles.recipes.tensor_core import sum_bf16, sum_fp8
 
 
@@ -40,6 +40,11 @@ class Matrix:
         return self.exact32.bfloat16().float()
 
     @cached_property
+    def as_q8_0(self) -> torch.Tensor:
+        """[N, K] fp32 numbers on the grid of Q8_0."""
+        return round_q8_0(self.exact32)
+
+    @cached_property
     def as_e4m3(self) -> tuple[torch.Tensor, torch.Tensor]:
         """[N, K] fp32 numbers on the E4M3 grid and [B, N] fp32: the scale of each output in each block of K."""
         values, scale = (self.values, self.scale) if self.scale is not None else quantize_weight(self.values)
@@ -61,6 +66,10 @@ class Operand:
 def prepare(x: torch.Tensor, arithmetic: Arithmetic, order: Order) -> Operand:
     """Rows [T, K] as the linear layers of `arithmetic` read them: quantized per row and 128 columns in block-FP8."""
     x = arithmetic.enter(x)
+    if arithmetic.linear == "q8_0":
+        return Operand(round_q8_0(x, half_even=order.half_even))
+    if arithmetic.linear == "bf16":
+        return Operand(x.bfloat16().to(arithmetic.compute))
     if arithmetic.linear == "fp8_block":
         return Operand(*quantize_activation(x, reciprocal=order.reciprocal))
     return Operand(x)
@@ -76,6 +85,8 @@ def multiply(x: Operand, matrix: Matrix, arithmetic: Arithmetic, order: Order) -
         return _multiply_fp8(x, matrix, order)
     if arithmetic.linear == "bf16":
         return multiply_bf16(x.values, matrix.as_bf16, order)
+    if arithmetic.linear == "q8_0":
+        return _multiply_plain(x.values, matrix.as_q8_0, order)
     return _multiply_plain(x.values, matrix.exact32.to(arithmetic.compute), order)
 
 

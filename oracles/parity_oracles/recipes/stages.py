@@ -57,7 +57,7 @@ class Call:
     @property
     def contracted(self) -> bool:
         """True when a rounding recipe is to do its elementwise arithmetic as compilers contract it."""
-        return self.order.contracted and self.arithmetic.boundary is not None
+        return self.order.contracted and not self.arithmetic.exact
 
     def between(self, x: torch.Tensor) -> torch.Tensor:
         """A value inside an elementwise stage, between two of its operations: rounded where the order goes stepwise."""
@@ -74,7 +74,9 @@ class Call:
 
 def embed(c: Call) -> torch.Tensor:
     """[T] ids to [T, D]: row lookup."""
-    return c.arithmetic.leave(c.weights.embedding().exact32[c.input("ids").long()].to(c.arithmetic.compute))
+    table = c.weights.embedding()
+    rows = table.as_q8_0 if c.arithmetic.linear == "q8_0" else table.exact32
+    return c.arithmetic.leave(rows[c.input("ids").long()].to(c.arithmetic.compute))
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, c: Call) -> torch.Tensor:
@@ -83,7 +85,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, c: Call) -> torch.Tensor:
     Source: Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4.
     """
     squares, width = x * x, x.shape[-1]
-    if c.order.norm is None or c.arithmetic.boundary is None:  # exact arithmetic has one order
+    if c.order.norm is None or c.arithmetic.exact:  # exact arithmetic has one order
         mean = squares.mean(-1, keepdim=True)
     else:
         mean = _sum_last(squares, c.order.norm) / width
@@ -260,7 +262,10 @@ def combine(c: Call) -> torch.Tensor:
 
 
 def logits(c: Call) -> torch.Tensor:
-    """[T, V] wide: the head is never quantized."""
+    """[T, V] wide: the head is never quantized but in ggml's recipes."""
+    if c.arithmetic.ggml is not None:
+        x = prepare(c.input("final_norm"), c.arithmetic, c.order)
+        return multiply(x, c.weights.head(), c.arithmetic, c.order)
     return _unquantized(c.input("final_norm"), c.weights.head(), c)
 
 
@@ -311,7 +316,8 @@ def _unquantized(x: torch.Tensor, matrix: Matrix, c: Call) -> torch.Tensor:
     """A linear layer outside the quantized set: BF16 operands in the rounding recipes; the result stays wide."""
     x = c.arithmetic.enter(x)
     if c.arithmetic.boundary is None:
-        return dot(x, matrix.exact32.to(c.arithmetic.compute), None)
+        length = None if c.arithmetic.exact else c.order.dot
+        return dot(x, matrix.exact32.to(c.arithmetic.compute), length)
     return multiply_bf16(x, matrix.as_bf16, c.order)
 
 
