@@ -54,6 +54,10 @@ class TraceError(ParityError):
     """A trace on disk is damaged, incomplete or not comparable with the other one."""
 
 
+class GoldenError(ParityError):
+    """A stored golden is damaged, belongs to another test, or cannot be made of what it was given."""
+
+
 class ProbeError(ParityError):
     """A declared probe did not fire as often as declared, or fired where none was declared."""
 

@@ -15,7 +15,7 @@ LEVELS = [
     {"sampling", "registry", "preview", "runner", "promptfile", "process_runner", "trace", "metrics"},
     {"probes", "align", "floor"},
     {"estimate", "capture", "importers", "compare", "faults", "prompt", "text"},
-    {"invariance", "fingerprint", "graft", "audit"},
+    {"invariance", "fingerprint", "graft", "audit", "golden"},
     {"ladder", "decode"},
     {"climb"},
     {"report", "zoo"},

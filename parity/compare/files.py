@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -39,12 +39,24 @@ def compare_files(
     floor: None measures without a verdict. Memory: pieces of some MB besides the mapped files.
     Returns one comparison for every name of either side. Raises UsageError for files that cannot be read.
     """
-    a, b = read_tensors(Path(oracle)), read_tensors(Path(sut))
-    names = sorted({*a, *b}, key=natural_order)
+    return compare_stored(
+        oracle=read_tensors(Path(oracle)), sut=read_tensors(Path(sut)), floor=lambda _: floor, progress=progress
+    )
+
+
+def compare_stored(
+    *,
+    oracle: Mapping[str, StoredTensor],
+    sut: Mapping[str, StoredTensor],
+    floor: Callable[[StoredTensor], DerivedFloor | None],
+    progress: Progress | None = None,
+) -> Summary:
+    """The same of tensors that are at hand. floor: asked for each of the oracle's tensors that both sides have."""
+    names = sorted({*oracle, *sut}, key=natural_order)
     records = []
     for name in names:
-        if name not in a or name not in b:
-            records.append(_missing(name, in_oracle=name in a))
+        if name not in oracle or name not in sut:
+            records.append(_missing(name, in_oracle=name in oracle))
             continue
 
         def advance(size: int, name: str = name) -> None:
@@ -52,7 +64,7 @@ def compare_files(
                 progress(name, size)
 
         advance(0)
-        records.append(_compare_stored(a[name], b[name], floor, advance))
+        records.append(_compare_stored(oracle[name], sut[name], floor(oracle[name]), advance))
     return Summary(tuple(names), tuple(records))
 
 

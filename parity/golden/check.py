@@ -1,0 +1,152 @@
+"""Does a result still hold its golden, and if not, where and by how much?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from parity.compare.ranking import rank
+from parity.errors import GoldenError
+from parity.golden.calibration import Calibration, MeasuredFloor, combine, dtypes_of, measure_floor
+from parity.golden.contents import Contents
+from parity.golden.file import Golden
+from parity.golden.floors import GoldenFloor, Limits, compare_contents, key_of, over_limit, widen
+from parity.golden.numerics import difference_words, numerics_of
+from parity.golden.window import cut_trace, starts_of
+from parity.records import Comparison, Summary
+from parity.trace import capture_environment
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """A result held against its golden.
+
+    summary: a record a tensor (or site), scores in floors. limits: how many floors each may be off; 1 where it says
+    nothing. elsewhere: how this environment differs from the golden's, in words; empty where it does not.
+    measured: the measured floors that gave the limits, the golden's environment first.
+    dtypes: of the golden's tensors or sites, by name.
+    """
+
+    summary: Summary
+    limits: Limits
+    floor: GoldenFloor
+    elsewhere: str = ""
+    measured: tuple[MeasuredFloor, ...] = ()
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """True when something was compared and all of it is equal or within its limit."""
+        return self.summary.healthy
+
+    @property
+    def worst(self) -> Comparison | None:
+        """The record that is worst over its own limit; what is missing or of another shape before all numbers."""
+        ranked = rank(self.summary.comparisons)
+        scored = [r for r in ranked if r.verdict.value == "EXCEEDS_FLOOR"]
+        others = [r for r in ranked if not r.verdict.healthy and r not in scored]
+        return next(iter([*others, *sorted(scored, key=self.times_limit, reverse=True), *ranked]), None)
+
+    @property
+    def unhealthy(self) -> tuple[Comparison, ...]:
+        """The records that are not cleared, worst first."""
+        return tuple(r for r in rank(self.summary.comparisons) if not r.verdict.healthy)
+
+    def limit_of(self, record: Comparison) -> float:
+        """Floors that the worst slice of a record may be off."""
+        kinds = self.limits.get(key_of(record), {})
+        return max(kinds.get(record.worst[0].kind, 1.0), 1.0) if record.worst else 1.0
+
+    def times_limit(self, record: Comparison) -> float:
+        """Times its limit that the worst slice of a record is off."""
+        return over_limit(record, self.limits.get(key_of(record), {}))
+
+
+def numerics_here(contents: Contents) -> dict[str, str]:
+    """The environment of a result: of a trace what it says itself, of tensors this process."""
+    if contents.trace is not None:
+        return numerics_of(contents.trace.run.environment, here=False)
+    return numerics_of(capture_environment(device=contents.device), here=True)
+
+
+def make_golden(
+    contents: Contents,
+    *,
+    test: str,
+    name: str | None,
+    floor: GoldenFloor,
+    positions: int | None = None,
+    calibration: Calibration | None = None,
+    provenance: Mapping[str, object] | None = None,
+) -> Golden:
+    """A golden of this result, with the floor measured here where there is a calibration."""
+    numerics = numerics_here(contents)
+    measured = (
+        () if calibration is None else (measure_floor(calibration, floor=floor, like=contents, numerics=numerics),)
+    )
+    return Golden(
+        contents, test, name, floor_label(floor, calibration), numerics, positions, measured, dict(provenance or {})
+    )
+
+
+def check_golden(
+    golden: Golden, actual: Contents, *, floor: GoldenFloor, calibration: Calibration | None = None
+) -> GoldenCheck:
+    """Hold a result against a golden.
+
+    A derived floor has no environment in it and is the same everywhere, as a calibrated one is of its recipe. With a
+    calibration the limit is what was measured: in the golden's environment with what it stores, in another one together
+    with what is stored for that one, or with what is measured now.
+    Raises GoldenError for a golden of another floor, TraceError for traces of other token ids or weights.
+    """
+    label = floor_label(floor, calibration)
+    if label != golden.floor:
+        raise GoldenError(
+            place="floor",
+            expected=f"the golden's own, {golden.floor}",
+            found=label,
+            next_step="A floor is part of the golden: rewrite it with --parity-update if the change is meant.",
+        )
+    limits: Limits = {}
+    measured: tuple[MeasuredFloor, ...] = ()
+    here = numerics_here(actual)
+    if calibration is not None:
+        measured = _measured(golden, here, calibration, floor, actual)
+        limits = combine(then=measured[0], now=measured[-1])
+    summary = widen(compare_contents(golden=golden.contents, actual=_cut(golden, actual), floor=floor), limits)
+    elsewhere = difference_words(golden=golden.numerics, here=here)
+    return GoldenCheck(summary, limits, floor, elsewhere, measured, dtypes_of(golden.contents))
+
+
+def with_environment(golden: Golden, actual: Contents, *, floor: GoldenFloor, calibration: Calibration) -> Golden:
+    """The golden with what is measured here in its table; its tensors stay as they are."""
+    here = numerics_here(actual)
+    new = measure_floor(calibration, floor=floor, like=actual, numerics=here)
+    others = tuple(one for one in golden.measured if one.numerics != here)
+    return replace(golden, measured=(new, *others) if here == golden.numerics else (*others, new))
+
+
+def floor_label(floor: GoldenFloor, calibration: Calibration | None) -> str:
+    """The floor as a golden names it."""
+    return floor.label if calibration is None else f"{floor.label}, measured"
+
+
+def _measured(
+    golden: Golden, here: Mapping[str, str], calibration: Calibration, floor: GoldenFloor, actual: Contents
+) -> tuple[MeasuredFloor, ...]:
+    then = golden.measured_in(golden.numerics)
+    if then is None:
+        raise GoldenError(
+            place="golden",
+            expected="what was measured in the environment it was written in",
+            found="nothing of the kind",
+            next_step="Rewrite it with --parity-update.",
+        )
+    now = golden.measured_in(here) or measure_floor(calibration, floor=floor, like=actual, numerics=here)
+    return then, now
+
+
+def _cut(golden: Golden, actual: Contents) -> Contents:
+    if golden.positions is None or golden.contents.trace is None or actual.trace is None:
+        return actual
+    return replace(actual, trace=cut_trace(actual.trace, starts_of(golden.contents.trace)))
