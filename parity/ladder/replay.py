@@ -63,7 +63,7 @@ class Replay:
 
     def site(self, layer: int | None, stage: str, *, request: int | None = None) -> ReplayedSite:
         """Replay one stage on the SUT's inputs. Raises UsageError for a site that the model does not have."""
-        self._refuse_unknown(layer, stage)
+        self.refuse_unknown(layer, stage)
         number = self.request if request is None else request
         try:
             sut = self._aligned(layer, stage, number)
@@ -173,7 +173,8 @@ class Replay:
         found = {capture.phase for capture in self.trace.captures}
         return [phase for phase in ("prefill", "decode") if phase in found] or ["prefill"]
 
-    def _refuse_unknown(self, layer: int | None, stage: str) -> None:
+    def refuse_unknown(self, layer: int | None, stage: str) -> None:
+        """Raise UsageError for a site that the model does not have."""
         node = self.family.stage(stage)
         inside, layers = node in self.family.layer, self.trace.run.layers
         if inside != (layer is not None) or (layer is not None and not 0 <= layer < layers):

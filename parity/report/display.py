@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from markupsafe import Markup
-
 from parity.records import Comparison, Finding, Summary, Verdict
-from parity.report.quoting import html_table, quote_html
+from parity.report import session
+from parity.report.session import page
 
 MOST_ROWS = 40
 
@@ -21,7 +20,7 @@ def page_of_summary(summary: Summary) -> str:
     rows = [_comparison_row(record) for record in open_ends[:MOST_ROWS]]
     left = f" {len(open_ends) - MOST_ROWS} more are not shown." if len(open_ends) > MOST_ROWS else ""
     said = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items()) or "nothing was compared"
-    return _page(f"{len(summary.comparisons)} comparisons: {said}.{left}", head, rows)
+    return page(f"{len(summary.comparisons)} comparisons: {said}.{left}", head, rows)
 
 
 def page_of_comparison(record: Comparison) -> str:
@@ -29,7 +28,7 @@ def page_of_comparison(record: Comparison) -> str:
     metrics = [("whole tensor", "", name, value) for name, value in record.whole.items()]
     slices = [(one.where, one.over_floor, one.by, one.metrics.get(one.by or "rel_l2")) for one in record.worst]
     head = ("slice", "over its floor", "metric", "value")
-    return _page(f"{record.name}, {record.phase}, {record.mode}: {record.verdict.value}", head, [*slices, *metrics])
+    return page(f"{record.name}, {record.phase}, {record.mode}: {record.verdict.value}", head, [*slices, *metrics])
 
 
 def page_of_finding(finding: Finding) -> str:
@@ -39,7 +38,7 @@ def page_of_finding(finding: Finding) -> str:
     rows = list(tell_finding(finding))
     rows.append(("proof", "proved" if finding.proof.get("proved") else "not proved"))
     rows += [("not excluded", one) for one in finding.not_excluded]
-    return _page(finding.sentence, ("what", "which"), rows)
+    return page(finding.sentence, ("what", "which"), rows)
 
 
 def page_of_ledger(ledger: Any) -> str:
@@ -51,7 +50,7 @@ def page_of_ledger(ledger: Any) -> str:
         standing = ledger.standing(hypothesis.id).value
         rows.append((hypothesis.id, hypothesis.claim, standing, hypothesis.prediction, numbers, hypothesis.raised_by))
     head = ("id", "claim", "stands", "prediction", "measured", "raised by")
-    return _page(f"{len(rows)} hypotheses, {len(ledger.tests())} tests", head, rows)
+    return page(f"{len(rows)} hypotheses, {len(ledger.tests())} tests", head, rows)
 
 
 def page_of_trace(trace: Any) -> str:
@@ -66,13 +65,13 @@ def page_of_trace(trace: Any) -> str:
         first = captures[0]
         shape = " ".join(f"{axis} {size}" for axis, size in zip(first.axes, first.shape, strict=False))
         rows.append((stage, where, len(captures), first.dtype, shape))
-    return _page(repr(trace), ("stage", "where", "captures", "dtype", "shape of the first"), rows)
+    return page(repr(trace), ("stage", "where", "captures", "dtype", "shape of the first"), rows)
 
 
 def page_of_investigation(found: Any) -> str:
     """The finding, then what was done."""
     steps = [(one.number, one.name, one.status.value, one.sentence) for one in found.results]
-    table = _page(f"{len(found.results)} rungs", ("", "rung", "status", "result"), steps)
+    table = page(f"{len(found.results)} rungs", ("", "rung", "status", "result"), steps)
     return page_of_finding(found.finding) + table
 
 
@@ -107,11 +106,13 @@ PAGES: dict[str, Callable[[Any], str]] = {
     "MemoryTrace": page_of_trace,
     "DiskTrace": page_of_trace,
     "Investigation": page_of_investigation,
+    **session.PAGES,
 }
 _PICTURES: dict[str, Callable[[Any], Any]] = {
     "Summary": picture_of_summary,
     "ReducedField": picture_of_field,
     "Investigation": picture_of_investigation,
+    **session.PICTURES,
 }
 PICTURES = _PICTURES if find_spec("matplotlib") is not None else {}
 """By name of the class; empty without matplotlib."""
@@ -120,7 +121,3 @@ PICTURES = _PICTURES if find_spec("matplotlib") is not None else {}
 def _comparison_row(record: Comparison) -> tuple[Any, ...]:
     which = record.worst[0].where if record.worst and record.verdict is Verdict.EXCEEDS_FLOOR else record.reason
     return record.name, record.phase, record.mode, record.verdict.value, record.over_floor, which
-
-
-def _page(said: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    return str(Markup("<p>{}</p>\n{}").format(quote_html(said), html_table(header, rows)))
