@@ -154,7 +154,7 @@ def _settled(result: RungResult) -> bool:
 
 
 def _not_excluded(results: Mapping[int, RungResult]) -> tuple[str, ...]:
-    """What no rung settled, in words, in order of the rungs."""
+    """What no rung settled, in words, in order of the rungs; last, what no investigation of a prompt ever settles."""
     found = []
     for result in results.values():
         if result.number > 6:
@@ -165,7 +165,19 @@ def _not_excluded(results: Mapping[int, RungResult]) -> tuple[str, ...]:
             found += [one for one in result.leaves_open if one not in UNTESTED]
     if all(not results[number].ran for number in (2,) if number in results):
         found.append(UNTESTED[1])
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys((*found, *_limits(results))))
+
+
+def _limits(results: Mapping[int, RungResult]) -> tuple[str, ...]:
+    """What stays open whatever the rungs found: other prompts, and errors that the floor lets pass."""
+    said = results[2].evidence.get("decoding") if 2 in results else None
+    counted = isinstance(said, Mapping) and "prompt_ids" in said and "tokens" in said
+    fed = f"of {said['prompt_ids']} ids and {said['tokens']} new tokens" if counted else "that was run"
+    limits = [f"faults that the prompt {fed} does not reach: longer ones, other tokens, other loads of the experts"]
+    judged = [results[number].numbers.get("worst_over_floor") for number in (4, 5) if number in results]
+    if any(score is not None for score in judged):
+        limits.append("errors within the noise floor; the floor's record of power says how small those are")
+    return tuple(limits)
 
 
 def _withheld(results: Mapping[int, RungResult]) -> str:

@@ -16,14 +16,15 @@ from markupsafe import Markup, escape
 
 from parity.report.text import shorten, visible
 
-_ACTS = re.compile(r"([\\`*_\[\]|~$#!])")
-"""Punctuation that CommonMark or GitHub's dialect acts on inside a line; a backslash before it makes it a letter."""
+_ACTS = re.compile(r"([\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_]))")
+"""Punctuation that CommonMark or GitHub's dialect acts on inside a line; a backslash before it makes it a letter.
+An underscore between letters is one (CommonMark 0.31, section 6.2), and `!` acts before a bracket alone."""
 
 _LINKS = re.compile(r"(://|\bwww\.)", re.IGNORECASE)
 """What GitHub's dialect makes a link of by itself."""
 
-_STARTS = re.compile(r"^\s*(?:([-+=])|(\d+)([.)]))")
-"""What begins a list or underlines a heading at the start of a line."""
+_STARTS = re.compile(r"^\s*(?:([-+](?=\s|$)|[-=](?=[-=\s]*$))|(\d+)([.)])(?=\s|$))")
+"""What begins a list, which takes a blank after its mark, or underlines a heading, at the start of a line."""
 
 NOTHING = "-"
 

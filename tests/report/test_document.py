@@ -161,7 +161,11 @@ def test_text_of_models_and_people_stays_text(hostile: tuple[Written, str, str])
         assert len(re.findall(r"<t[dh]", table)) in (2, 4, 5), "a cell was broken in two"
 
 
-@pytest.mark.parametrize("value", [HOSTILE, "- x", "1. x", "=x", "  + y", "http://a.b", "", None, 0.123456, True, 7])
+LINES = ("- x", "1. x", "1.", "2)", "=x", "===", "---", "- - -", "-", "+", "  + y", "_a_", "a_", "__b__", "![x](y)", "# h")
+LINES += ("http://a.b", "", "9.31 units", "-0.5", "L00.moe.topk_ids", "5.3")
+
+
+@pytest.mark.parametrize("value", [HOSTILE, *LINES, None, 0.123456, True, 7])
 def test_a_value_is_one_line_of_text(value: Any):
     for quoted in (quote_html(value), quote_markdown(value)):
         assert quoted
@@ -169,6 +173,11 @@ def test_a_value_is_one_line_of_text(value: Any):
     tokens = MarkdownIt("gfm-like", {"linkify": False, "html": True}).parse(str(quote_markdown(value)))
     assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
     assert {child.type for child in tokens[1].children or ()} <= {"text", "text_special"}
+
+
+@pytest.mark.parametrize("value", ["9.31 units", "-0.5 of its gate", "L00.moe.topk_ids", "done!", 9.31])
+def test_what_markdown_does_not_act_on_is_left_as_it_is(value: Any):
+    assert str(quote_markdown(value)) == str(value)
 
 
 def test_a_megabyte_of_text_is_cut_and_counted(tmp_path: Path, undrawn: None):
