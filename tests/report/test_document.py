@@ -161,8 +161,8 @@ def test_text_of_models_and_people_stays_text(hostile: tuple[Written, str, str])
         assert len(re.findall(r"<t[dh]", table)) in (2, 4, 5), "a cell was broken in two"
 
 
-LINES = ("- x", "1. x", "1.", "2)", "=x", "===", "---", "- - -", "-", "+", "  + y", "_a_", "a_", "__b__", "![x](y)", "# h")
-LINES += ("http://a.b", "", "9.31 units", "-0.5", "L00.moe.topk_ids", "5.3")
+LINES = ("- x", "1. x", "1.", "2)", "=x", "===", "---", "- - -", "-", "+", "  + y", "_a_", "a_", "__b__", "# h")
+LINES += ("![x](y)", "http://a.b", "", "9.31 units", "-0.5", "L00.moe.topk_ids", "5.3")
 
 
 @pytest.mark.parametrize("value", [HOSTILE, *LINES, None, 0.123456, True, 7])
