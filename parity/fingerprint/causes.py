@@ -47,6 +47,7 @@ ATTENTION_REACH = "attention sees only part of the keys"
 # An operation left out, or fed the wrong tensor.
 MISSING_NORM = "norm not applied"
 MISSING_RESIDUAL = "residual not added"
+MISSING_EXPERT = "a routed expert's part is not added"
 MISSING_BIAS = "one vector added to, or missing from, every row"
 GATE_UP_SWAPPED = "gate and up swapped"
 WRONG_INPUT = "reads a wrong buffer"
@@ -100,6 +101,7 @@ CAUSES: Mapping[str, str] = {
     ATTENTION_REACH: "Keys of earlier chunks, or beyond a window, are not read.",
     MISSING_NORM: "A normalization or its weight is not applied.",
     MISSING_RESIDUAL: "The residual or the branch is not added.",
+    MISSING_EXPERT: "The sum over a token's experts skips a slot: a loop bound, a mask, a lost weight.",
     MISSING_BIAS: "A bias is not added, is added twice, or is one that the model does not have.",
     GATE_UP_SWAPPED: "The fused gate/up projection is split the wrong way round.",
     WRONG_INPUT: "The stage reads another buffer than its input: overwritten, reused, or bound wrongly.",

@@ -14,6 +14,10 @@ from parity.records import Slice
 FEW = 0.25
 """Largest share of the columns that counts as some of them."""
 
+LEAST_WIDTH = 8
+"""Columns of which two are a quarter (FEW). Below 2 * FITTED columns, as a router has, only values that are another
+column's count: among so few the median of the right ones says little."""
+
 CONTRAST = 25.0
 """Error energy of a wrong column, relative to its size, over that of the right ones' median: a factor of 5 in the
 error itself, as for a range of columns."""
@@ -39,7 +43,7 @@ def detect_columns_exchanged(field: ErrorField) -> Fingerprint | None:
 
 
 def _columns(field: ErrorField, expert: int | None, rows: np.ndarray) -> Fingerprint | None:
-    if len(rows) < FITTED or field.width < 2 * FITTED:
+    if len(rows) < FITTED or field.width < LEAST_WIDTH:
         return None
     at = torch.from_numpy(rows)
     y, d = field.y[at], field.d[at]
@@ -53,6 +57,8 @@ def _columns(field: ErrorField, expert: int | None, rows: np.ndarray) -> Fingerp
     nearest = (torch.nn.functional.normalize(x, dim=0).T @ unit).argmax(1)
     left = (x - y[:, nearest]).square().sum(0).double().numpy()
     moved = (left < (1 - LEAST_SHARE) * dd[hot]) & (nearest.numpy() != hot)
+    if field.width < 2 * FITTED and not moved.all():
+        return None
     rest = field.energy - dd[hot].sum() + np.where(moved, left, dd[hot]).sum()
     score = max(share_explained(field, float(rest)) if moved.any() else 0.0, UNRELATED * dd[hot].sum() / field.energy)
     source = {str(c): int(s) for c, s, m in zip(hot.tolist(), nearest.tolist(), moved.tolist(), strict=True) if m}

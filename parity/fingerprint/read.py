@@ -26,6 +26,7 @@ from parity.fingerprint.launch_limit import detect_launch_limit
 from parity.fingerprint.lost_rows import detect_lost_rows
 from parity.fingerprint.missing_bias import detect_missing_bias
 from parity.fingerprint.missing_norm import detect_missing_norm
+from parity.fingerprint.missing_slot import detect_missing_slot
 from parity.fingerprint.missing_term import detect_missing_term
 from parity.fingerprint.nonfinite import detect_nonfinite
 from parity.fingerprint.phase import detect_phase
@@ -59,6 +60,7 @@ DETECTORS: tuple[Detector, ...] = (
     detect_swapped_halves,
     detect_gate_transform,
     detect_missing_norm,
+    detect_missing_slot,
     detect_missing_term,
     detect_wrong_buffer,
     detect_wrong_expert,

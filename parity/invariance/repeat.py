@@ -73,8 +73,16 @@ def check_poison(subject: Subject) -> Invariance:
     between = agree(nan, large)
     if between.first is not None:
         numbers = {"sites": between.sites, "rows": between.rows, "worst_rel_l2": between.worst}
+        numbers["unwritten_rows"] = _rows_of_pattern(large, between.first.layer, between.first.stage)
         return broken("poison", turn, evidence, "promised bits", between, numbers, layers)
     return judge("poison", subject, base=base, turned=nan, turn=turn, evidence=evidence, layers=layers)
+
+
+def _rows_of_pattern(trace: Trace, layer: int | None, stage: str) -> int:
+    """Rows of a site that hold the pattern and nothing else after their launch: no kernel wrote them."""
+    captured = [trace.tensor(capture) for capture in trace.select(stage=stage, layer=layer)]
+    rows = [tensor.reshape(tensor.shape[0], -1).contiguous().view(torch.uint8) for tensor in captured if tensor.numel()]
+    return sum(int((row == LARGE_BYTE).all(1).sum()) for row in rows)
 
 
 def check_probes(subject: Subject) -> Invariance:

@@ -12,6 +12,7 @@ unmasked here, and mended with them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -282,7 +283,8 @@ def _with_oracle_inputs(
     replay = Replay(fed, oracle)
     scores: dict[str, float | None] = {}
     for layer, stage in sites:
-        found = [record.over_floor for record in replay.judge(replay.site(layer, stage), floor=floor)]
+        records = replay.judge(replay.site(layer, stage), floor=floor)
+        found = [math.inf if one.verdict is Verdict.NONFINITE else one.over_floor for one in records]
         scores[site_name(layer, stage)] = max((score for score in found if score is not None), default=None)
     return scores
 

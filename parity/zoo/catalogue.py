@@ -82,7 +82,9 @@ def collect_faults(
             place="zoo, --only",
             expected="names among " + (", ".join(one.fault.name for one in exhibits) or "no usable fault at all"),
             found=", ".join(sorted(unknown)),
-            next_step="`parity zoo list` shows the names; --faults names a folder of others.",
+            next_step="; ".join(
+                ["`parity zoo list` shows the names; --faults names a folder of others", *map(str, problems)]
+            ),
         )
     chosen = [
         one for one in exhibits if family in (None, one.fault.family) and (not wanted or one.fault.name in wanted)

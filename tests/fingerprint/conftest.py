@@ -110,6 +110,7 @@ class Lab:
             t[f"moe.{name}"] = self.experts(f"moe.{name}", t["mlp.norm"][:, None].expand(-1, s.S, -1), ids, s.F)
         t["moe.act"] = torch.nn.functional.silu(t["moe.gate"]) * t["moe.up"]
         t["moe.down"] = self.experts("moe.down", t["moe.act"], ids, s.D)
+        t["moe.experts"] = (t["moe.topk_weights"][..., None] * t["moe.down"]).sum(1)
         self.tensors = t
         flat = ids.flatten()
         self.number = torch.zeros_like(flat)
@@ -124,6 +125,7 @@ class Lab:
         "moe.topk_ids": ("moe.router_logits",), "moe.topk_weights": ("moe.router_logits", "moe.topk_ids"),
         "moe.gate": ("mlp.norm", "moe.topk_ids"), "moe.up": ("mlp.norm", "moe.topk_ids"),
         "moe.act": ("moe.gate", "moe.up"), "moe.down": ("moe.act", "moe.topk_ids"),
+        "moe.experts": ("moe.down", "moe.topk_weights"),
     }  # fmt: skip
 
     rotated, frequencies_of, attend = staticmethod(rotated), staticmethod(frequencies), staticmethod(attend)

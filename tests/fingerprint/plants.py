@@ -136,6 +136,20 @@ def columns_moved(lab: Any, expert: int) -> torch.Tensor:
     return value
 
 
+def router_rows_moved(lab: Any) -> torch.Tensor:
+    """Two rows of the router's weight in each other's place."""
+    value = lab.tensors["moe.router_logits"].clone()
+    value[:, [1, 4]] = value[:, [4, 1]]
+    return value
+
+
+def slot_lost(lab: Any, slot: int, first: int) -> torch.Tensor:
+    """`moe.experts` without one slot's part from row `first` on."""
+    weights = lab.tensors["moe.topk_weights"].clone()
+    weights[first:, slot] = 0
+    return (weights[..., None] * lab.tensors["moe.down"]).sum(1)
+
+
 def from_100(lab: Any) -> int:
     return 100 if lab.size.T > 200 else 50
 

@@ -22,8 +22,10 @@ from tests.fingerprint.plants import (
     keys_late,
     other_weights,
     random_like,
+    router_rows_moved,
     rows_late,
     seeing,
+    slot_lost,
     window,
 )
 
@@ -89,6 +91,19 @@ T = {
     "two columns exchanged": Planted(
         C.COLUMN_SEGMENT, lambda lab: lab.field("moe.down", columns_moved(lab, 0)),
         lambda lab, f: f.numbers["source_of_column"] == {"3": 29, "29": 3},
+    ),
+    "two rows of the router exchanged": Planted(
+        C.COLUMN_SEGMENT, lambda lab: lab.field("moe.router_logits", router_rows_moved(lab)),
+        lambda lab, f: f.numbers["source_of_column"] == {"1": 4, "4": 1},
+        sizes=(1, 2),  # of five experts two are no small part
+    ),
+    "second expert not added from 100 on": Planted(
+        C.MISSING_EXPERT, lambda lab: lab.field("moe.experts", slot_lost(lab, 1, from_100(lab))),
+        lambda lab, f: (f.numbers["slots"], f.slice.positions[0]) == ([1], from_100(lab)),
+    ),
+    "first expert never added": Planted(
+        C.MISSING_EXPERT, lambda lab: lab.field("moe.experts", slot_lost(lab, 0, 0)),
+        lambda lab, f: (f.numbers["slots"], f.slice.positions) == ([0], None),
     ),
     "five expert rows in a circle": Planted(C.ROWS_PERMUTED, lambda lab: lab.field("moe.gate", few_rows_moved(lab))),
     "keys rotated further from 100 on": Planted(
