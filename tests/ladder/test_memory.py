@@ -52,7 +52,9 @@ def test_without_history_at_the_stage_nothing_changes(invariances: list[Invarian
 
 def unwritten(stage: str, rows: int, layer: int = 0) -> Invariance:
     numbers = {"unwritten_rows": rows}
-    return Invariance("poison", Outcome.BROKEN, "filled", "Broken.", {"bytes": 8}, "promised bits", Site((layer,), stage), numbers)
+    return Invariance(
+        "poison", Outcome.BROKEN, "filled", "Broken.", {"bytes": 8}, "promised bits", Site((layer,), stage), numbers
+    )
 
 
 @pytest.mark.parametrize("shape", [CHUNK_BOUNDARY, None])
