@@ -1,0 +1,117 @@
+"""Which module is a Hugging Face folder, and how is it compiled? `torch:MODEL_FOLDER` of llama, qwen3 or qwen3_moe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from parity.errors import UsageError
+from parity.trace import lineage_of
+from parity_oracles.checkpoint import read_checkpoint
+from parity_oracles.hf import dense, qwen3_moe
+from parity_oracles.hf.binding import build_model
+from parity_oracles.hf.runner import DTYPES
+from parity_oracles.hf.seams import ATTENTION, EXPERTS, ShownDynamicCache, ShownStaticCache, rewrite_routing
+from parity_oracles.stagemap import load_map, read_map
+from parity_oracles.torch_module.compiling import Compilation
+from parity_oracles.torch_module.model import TorchModel
+from parity_oracles.torch_module.runner import TorchRunner
+
+FAMILIES = {"llama": dense, "qwen3": dense, "qwen3_moe": qwen3_moe}
+
+
+def open_runner(
+    model: str,
+    *,
+    dtype: str = "float32",
+    compile: str = "none",
+    mode: str = "default",
+    fullgraph: bool = True,
+    dynamic: bool | None = None,
+    emulate_precision_casts: bool = True,
+    attention: str = "eager",
+    device: str = "cpu",
+    stage_map: str = "",
+) -> TorchRunner:
+    """The HF model in folder `model`, its experts as grouped matrix products, eager or compiled.
+
+    dtype: `float32` or `bfloat16`. compile, mode, fullgraph, dynamic, emulate_precision_casts: see
+    parity_oracles.torch_module.compiling. attention: `eager` or `sdpa`. device: of torch. stage_map: a file in place of
+    the lab's own map. Raises UsageError for other options, ConfigError and CheckpointError for the folder.
+    """
+    if dtype not in DTYPES or attention not in ATTENTION:
+        raise UsageError(
+            place="torch runner",
+            expected=f"dtype one of {', '.join(DTYPES)}, attention one of {', '.join(ATTENTION)}",
+            found=f"dtype {dtype!r}, attention {attention!r}",
+            next_step="Correct the option.",
+        )
+    compilation = Compilation(compile, mode, fullgraph, dynamic, emulate_precision_casts)
+    return TorchRunner(
+        torch_model(Path(model), dtype=dtype, attention=attention, device=device, stage_map=stage_map), compilation
+    )
+
+
+def torch_model(
+    folder: Path, *, dtype: str = "float32", attention: str = "eager", device: str = "cpu", stage_map: str = ""
+) -> TorchModel:
+    """A model folder as a module with its feed, cache and stage map."""
+    checkpoint = read_checkpoint(folder)
+    family = FAMILIES[checkpoint.hyper.family]
+    module: Any = build_model(
+        checkpoint, DTYPES[dtype][0], parameters=family.parameters, effective_hyper=family.effective_hyper
+    )
+    hyper = family.effective_hyper(module, checkpoint)
+    module.set_attn_implementation(ATTENTION[attention])
+    rewrites = {}
+    if hyper.experts:
+        module.set_experts_implementation(EXPERTS)
+        rewrites = {
+            f"model.layers.{n}.mlp.gate": rewrite_routing(layer.mlp.gate) for n, layer in enumerate(module.model.layers)
+        }
+    module.to(device)
+    experts = "grouped_mm" if hyper.experts else "none"
+    settings = {"attn_implementation": attention, "experts_implementation": experts, "hf": transformers.__version__}
+    return TorchModel(
+        module=module,
+        family=hyper.family,
+        hyper=hyper.implied(),
+        stage_map=read_map(Path(stage_map)) if stage_map else load_map("torch", hyper.family),
+        feed=feed_hf,
+        new_cache=_caches(module),
+        rewrites=rewrites,
+        lineage=lineage_of(folder),
+        decoder=checkpoint.decoder,
+        name=str(folder),
+        settings=settings,
+    )
+
+
+def feed_hf(module: Any, ids: torch.Tensor, positions: torch.Tensor, cache: Any, keep: int) -> torch.Tensor:
+    """Logits of HF's forward pass; see parity_oracles.torch_module.model."""
+    out = module(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+    return out.logits
+
+
+def _caches(module: Any) -> Any:
+    config = module.config
+    attentions = [layer.self_attn for layer in module.model.layers]
+
+    def new_cache(tokens: int) -> Any:
+        if not tokens:
+            cache: Any = ShownDynamicCache(config=config)
+        else:
+            cache = ShownStaticCache(config=config, max_cache_len=tokens)
+            weight = attentions[0].k_proj.weight
+            # Before anything is compiled: inside a graph the addresses would not be static.
+            cache.early_initialization(
+                batch_size=1, num_heads=config.num_key_value_heads, head_dim=attentions[0].head_dim,
+                dtype=weight.dtype, device=weight.device,
+            )  # fmt: skip
+        cache.attentions = attentions
+        return cache
+
+    return new_cache
