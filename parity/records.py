@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum, StrEnum
 from pathlib import PurePath
 from typing import Any
@@ -393,9 +393,13 @@ class Finding(Displayed):
 
 
 def as_json(record: Any) -> Any:
-    """A record as plain JSON values: enums to their value, tuples and arrays to lists, paths, NaN and inf to text."""
+    """A record as plain JSON values: enums to their value, tuples and arrays to lists, paths, NaN and inf to text.
+
+    Fields whose metadata say `json: False` are left out.
+    """
     if is_dataclass(record) and not isinstance(record, type):
-        return {key: as_json(getattr(record, key)) for key in record.__dataclass_fields__}
+        shown = (item.name for item in fields(record) if item.metadata.get("json", True))
+        return {key: as_json(getattr(record, key)) for key in shown}
     if isinstance(record, Enum):
         return record.value
     if isinstance(record, Mapping):

@@ -154,11 +154,16 @@ class ComputedGraft(Protocol):
 @dataclass(frozen=True)
 class Generation:
     """A continuation: the new ids, their text when the runner has a tokenizer, and the sampler settings that were in
-    force (names as in `parity.sampling.Sampling`), empty where the runner does not say."""
+    force (names as in `parity.sampling.Sampling`), empty where the runner does not say.
+
+    logits: [N, V], what each of the N ids was chosen from, before penalties and bans; None where the runner does not
+    show them.
+    """
 
     ids: tuple[int, ...]
     text: str | None = None
     sampler: Mapping[str, Any] = field(default_factory=dict)
+    logits: torch.Tensor | None = field(default=None, compare=False, repr=False, metadata={"json": False})
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from parity.decode.noise import Noise, distance_of_rows, noise_measured, swing_b
 from parity.decode.reference import Reference, decode_reference
 from parity.decode.sampler import SamplerCheck
 from parity.decode.shown import on_common_ground, said_of_hidden
-from parity.decode.side import Forced, continue_greedily, force, require_decoding
+from parity.decode.side import Forced, continuation_of, force, require_decoding
 from parity.errors import UsageError
 from parity.floor import Floor
 from parity.metrics.logits import LogitDistance, logit_distance
-from parity.runner import Request, Runner
+from parity.runner import Generation, Request, Runner
 from parity.sampling import Sampling
 
 Tell = Callable[[str], None]
@@ -129,7 +129,8 @@ def compare_decoding(
     infos, y, oracle_ids = (reference.info, sut_info), reference.forced, reference.ids
     if sut_ids is None:
         tell("the SUT's continuation")
-    sut_ids = continue_greedily(sut, request, tokens, sampling=asked) if sut_ids is None else tuple(sut_ids)
+    made = None if sut_ids is not None else continuation_of(sut, request, tokens, sampling=asked)
+    sut_ids = made.ids if made is not None else tuple(sut_ids or ())
     tell("the SUT, teacher-forced")
     x = force(sut, request, oracle_ids)
     if y.logits.shape != x.logits.shape:
@@ -148,7 +149,9 @@ def compare_decoding(
     noise = known or noise_measured(y.logits, x.logits, why=no_emulation)
     parted = partings(y.logits, x.logits, distance.top1, noise=noise, prompt=y.prompt)
     free = _free(y, x, oracle_ids, sut_ids, noise)
-    own = examine_sampler(sut, request, tokens, asked=asked, ids=sut_ids, forced=bare_x, tell=tell)
+    own = examine_sampler(
+        sut, request, tokens, asked=asked, ids=sut_ids, forced=_chosen_from(made, request, bare_x), tell=tell
+    )
     samplers = own, reference.sampler
     outside = _outside(y, x, noise)
     found = _conclude(
@@ -170,6 +173,14 @@ def _free(y: Forced, x: Forced, oracle_ids: tuple[int, ...], sut_ids: tuple[int,
         row, y.logits, x.logits, noise=noise, prompt=y.prompt, oracle_id=oracle_ids[at],
         sut_id=None if ended else sut_ids[at],
     )  # fmt: skip
+
+
+def _chosen_from(made: Generation | None, request: Request, x: Forced) -> Forced:
+    """What the SUT's continuation was chosen from, where the SUT showed it; else its logits on the oracle's."""
+    ids = None if made is None else (*request.ids, *made.ids)
+    if made is None or made.logits is None or len(made.logits) != len(made.ids) or x.ids == ids:
+        return x
+    return Forced((*request.ids, *made.ids), x.prompt, made.logits, x.run, x.prompt - 1)
 
 
 def _require_greedy(asked: Sampling) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from parity.errors import RunnerError, UsageError
 from parity.graft.effect import logits_of
 from parity.records import Run
-from parity.runner import CapturePlan, Request, RunnerInfo, Schedule
+from parity.runner import CapturePlan, Generation, Request, RunnerInfo, Schedule
 from parity.sampling import Sampling
 
 VOCABULARY = ("vocab", "vocab_size")
@@ -80,6 +80,11 @@ def require_decoding(info: RunnerInfo, request: Request, tokens: int, *, generat
 def continue_greedily(
     runner: Any, request: Request, tokens: int, *, sampling: Sampling | None = None
 ) -> tuple[int, ...]:
+    """The ids of `continuation_of`."""
+    return continuation_of(runner, request, tokens, sampling=sampling).ids
+
+
+def continuation_of(runner: Any, request: Request, tokens: int, *, sampling: Sampling | None = None) -> Generation:
     """The runner's own continuation, at most `tokens` ids; RunnerError for an empty one.
 
     sampling: penalties and bans asked for; a runner that cannot `sample`, or settings that ask for nothing, get none,
@@ -88,15 +93,15 @@ def continue_greedily(
     under = {}
     if sampling is not None and sampling != Sampling() and "sample" in runner.describe().can:
         under = {"sampling": sampling}
-    new = runner.generate(request, max_new_tokens=tokens, **under).ids
-    if not new:
+    new = runner.generate(request, max_new_tokens=tokens, **under)
+    if not new.ids:
         raise RunnerError(
             place=f"continuation of request {request.name}",
             expected="at least one token",
             found="none",
             next_step="An engine that stops at once is a finding of its own: look at its first token's logits.",
         )
-    return tuple(new)
+    return replace(new, ids=tuple(new.ids))
 
 
 def force_each(

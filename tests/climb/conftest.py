@@ -15,6 +15,9 @@ from parity.ladder import Opening, calibrate_apart
 from parity.runner import CapturePlan, Generation, Request, RunnerInfo, open_runner
 from parity_oracles.checkpoint import read_checkpoint
 from parity_oracles.recipes.runner import RecipeRunner
+from tests.cli.conftest import parity
+
+__all__ = ["parity"]
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
 _LOGITS = CapturePlan(stages=("logits",))

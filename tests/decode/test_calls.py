@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from parity.decode import compare_decoding, decode_reference, examine_sampler
+from parity.decode.side import force
 from parity.errors import UsageError
 from parity.runner import Generation, Request
 from tests.decode.conftest import Engine
@@ -91,3 +93,27 @@ def test_a_reference_of_another_prompt_is_refused(engines: tuple[Counting, ...],
         with pytest.raises(UsageError, match="stored reference"):
             compare_decoding(sut=sut, oracle=reference, request=request, tokens=tokens)
     assert sut.calls == (0, 0)
+
+
+class Showing(Counting):
+    """Shows the logits that each new id was chosen from."""
+
+    def generate(self, request: Request, *, max_new_tokens: int, **rest: Any) -> Generation:
+        made = super().generate(request, max_new_tokens=max_new_tokens, **rest)
+        forced = force(self.inner, request, made.ids)
+        return replace(made, logits=forced.choices)
+
+
+def test_an_engine_that_shows_what_it_chose_from_is_not_run_on_its_own_text(
+    engines: tuple[Counting, ...], recipe: Any, prompt: Make
+):
+    oracle, near, _ = engines
+    request = prompt(9)
+    second = Showing(recipe, choose=lambda row, ids, start: int(row.topk(2).indices[1]))
+    found = compare_decoding(sut=second, oracle=oracle, request=request, tokens=3, emulation=near)
+    assert found.sut_ids != found.oracle_ids
+    assert found.sampler.outcome == "differs", "what it shows contradicts what it chose"
+    first = Showing(recipe)
+    other = compare_decoding(sut=first, oracle=oracle, request=prompt(9, 1), tokens=3, emulation=near)
+    assert other.sampler.outcome == "as_asked"
+    assert first.calls == (1, 1), "its logits on the oracle's text are all that was asked for besides"

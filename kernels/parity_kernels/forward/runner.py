@@ -230,13 +230,14 @@ class TritonRunner:
         run = self._run([request], schedule)
         with open_recorder(run, None, graft) as probes:
             ids = list(request.ids)
-            logits = None
+            logits, shown = None, []
             steps = list(plan_steps([request], schedule, self.device))
             self._report("generate", len(steps) + max_new_tokens - 1)
             for step in steps:
                 logits = self._probed(step, cache, probes)
             for number in range(max_new_tokens):
                 assert logits is not None  # _check refuses an empty prompt
+                shown.append(logits[-1].cpu().clone())
                 ids.append(self.sampling.choose(logits[-1], ids, prompt=len(request.ids), asked=sampling))
                 if number + 1 == max_new_tokens:
                     break
@@ -248,7 +249,7 @@ class TritonRunner:
                 logits = self._probed(step, cache, probes)
         new = tuple(ids[len(request.ids) :])
         text = self.tokenizer.decode(new) if self.tokenizer else None
-        return Generation(new, text, self.sampling.describe(sampling))
+        return Generation(new, text, self.sampling.describe(sampling), torch.stack(shown) if shown else None)
 
     def chat(
         self,
