@@ -14,6 +14,7 @@ from parity.compare.labels import RowLabels, label_rows
 from parity.compare.marks import Marks
 from parity.compare.ranges import position_blocks
 from parity.compare.routes import LOGITS, STAGE, excused, margin_floor
+from parity.errors import ConfigError
 from parity.floor import NoiseFloor
 from parity.records import Capture, Comparison, Verdict, site_name
 from parity.stages import Family, family
@@ -73,7 +74,11 @@ class TracePair:
         self.requests = pair_requests(
             oracle=self.oracle.run, sut=self.sut.run, same_model_because=self.same_model_because
         )
-        self.family = family(self.sut.run.family)
+        try:
+            self.family = family(self.sut.run.family)
+        except ConfigError:
+            # A module that was watched has no stage graph: its sites stand in the order in which they were captured.
+            self.family = Family(self.sut.run.family, (), (), ())
 
     def phases(self) -> tuple[str, ...]:
         """Phases of the SUT's captures, prefill first."""
@@ -101,7 +106,10 @@ class TracePair:
         sides = (self.oracle, self.sut)
         sites = {site for side in sides for site in side.run.declared}
         sites |= {(capture.layer, capture.stage) for side in sides for capture in side.captures}
-        order = {(at, stage.name): n for n, (at, stage) in enumerate(self.family.sites(self.sut.run.layers))}
+        graph = [(at, stage.name) for at, stage in self.family.sites(self.sut.run.layers)]
+        if not graph:
+            graph = list(dict.fromkeys((c.layer, c.stage) for side in (self.sut, self.oracle) for c in side.captures))
+        order = {site: n for n, site in enumerate(graph)}
         last = len(order)
         return sorted(sites, key=lambda s: (order.get(s, last), -1 if s[0] is None else s[0], s[1]))
 
