@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from parity.runner import Request
 
+collect_ignore = ["example_project"]  # a project of its own, run from the built wheel by tests/pytest_plugin
+
 SIZES = {
     "vocab_size": 80, "hidden_size": 144, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "head_dim": 32, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 136,

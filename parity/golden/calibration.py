@@ -4,7 +4,7 @@ A derived floor covers one rounding (or N) of a common exact value. A computatio
 by more, by how much depends on instruction set and libraries, and nobody should have to guess it. So a trusted
 implementation is run here, a few times in different honest ways, and held against exact arithmetic:
 
-    m(E) = the worst of these runs' distances in environment E, in derived floors, by tensor and kind of slice
+    m(E) = the worst of these runs' distances in environment E, in derived floors, by tensor, kind of slice and metric
 
 A golden was written in environment A and is checked in B. Each side is within m of the same exact values, so the two
 are within m(A) + m(B) of each other (triangle inequality). That sum is the limit, never below one floor; in the
@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from parity.errors import GoldenError
-from parity.floor import Floor
+from parity.floor import DerivedFloor, Floor
 from parity.golden.contents import Contents, contents_of
-from parity.golden.floors import GoldenFloor, Limits, compare_contents, key_of
+from parity.golden.floors import GoldenFloor, compare_contents
+from parity.golden.gates import Limits, NotingFloor
 from parity.records import Comparison, Verdict
 
 RUNS = 19
@@ -75,15 +76,21 @@ def measure_floor(
     for number in range(calibration.runs):
         honest = contents_of(calibration.honest(number))
         _check_alike(honest, like)
+
+        def noting(derived: DerivedFloor, tensor: str, sites: frozenset[str]) -> DerivedFloor:
+            return NotingFloor(derived.model, tensor, sites, limits)
+
         # Rounded side first: the unit is the floor of its dtype.
-        for record in compare_contents(golden=honest, actual=exact, floor=floor, same_dtype=False).comparisons:
-            _take(record, number, limits)
+        for record in compare_contents(
+            golden=honest, actual=exact, floor=floor, same_dtype=False, gate=noting
+        ).comparisons:
+            _refuse_fault(record, number)
         seen += [] if any(_equal(honest, other) for other in seen) else [honest]
     return MeasuredFloor(dict(numerics), limits, calibration.runs, len(seen))
 
 
 def combine(*, then: MeasuredFloor, now: MeasuredFloor) -> Limits:
-    """The limits of a golden of one environment in another: the sum of both, at least 1, by tensor and kind."""
+    """The limits of a golden of one environment in another: the sum of both, at least 1, each on its own."""
     found: dict[str, dict[str, float]] = {}
     for key in {*then.limits} & {*now.limits}:
         a, b = then.limits[key], now.limits[key]
@@ -91,17 +98,13 @@ def combine(*, then: MeasuredFloor, now: MeasuredFloor) -> Limits:
     return found
 
 
-def _take(record: Comparison, number: int, limits: dict[str, dict[str, float]]) -> None:
-    kinds = {s.kind: s.over_floor for s in record.worst if s.over_floor is not None}
-    if record.verdict not in _MEASURED or any(score == float("inf") for score in kinds.values()):
+def _refuse_fault(record: Comparison, number: int) -> None:
+    if record.verdict not in _MEASURED or record.over_floor == float("inf"):
         raise _refused(
             "runs that differ from exact arithmetic by rounding alone",
             f"{record.name} of run {number}: {record.verdict.value}, {record.reason or 'beyond any floor'}",
             "Mend the calibration: same names and shapes, finite values, the same integers.",
         )
-    worst = limits.setdefault(key_of(record), {})
-    for kind, score in kinds.items():
-        worst[kind] = max(worst.get(kind, 0.0), score)
 
 
 def _check_alike(honest: Contents, like: Contents) -> None:

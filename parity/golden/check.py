@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from parity.compare.ranking import rank
 from parity.errors import GoldenError
+from parity.floor import DerivedFloor
 from parity.golden.calibration import Calibration, MeasuredFloor, combine, dtypes_of, measure_floor
 from parity.golden.contents import Contents
 from parity.golden.file import Golden
-from parity.golden.floors import GoldenFloor, Limits, compare_contents, key_of, over_limit, widen
+from parity.golden.floors import GoldenFloor, compare_contents, refuse_blind
+from parity.golden.gates import Limits, WidenedFloor
 from parity.golden.numerics import difference_words, numerics_of
 from parity.golden.window import cut_trace, starts_of
 from parity.records import Comparison, Summary
@@ -21,8 +23,9 @@ from parity.trace import capture_environment
 class GoldenCheck:
     """A result held against its golden.
 
-    summary: a record a tensor (or site), scores in floors. limits: how many floors each may be off; 1 where it says
-    nothing. elsewhere: how this environment differs from the golden's, in words; empty where it does not.
+    summary: a record a tensor (or site), scores in floors, measured ones where there are. limits: how many derived
+    floors each may be off; 1 where it says nothing. elsewhere: how this environment differs from the golden's, in
+    words; empty where it does not.
     measured: the measured floors that gave the limits, the golden's environment first.
     dtypes: of the golden's tensors or sites, by name.
     """
@@ -41,25 +44,13 @@ class GoldenCheck:
 
     @property
     def worst(self) -> Comparison | None:
-        """The record that is worst over its own limit; what is missing or of another shape before all numbers."""
-        ranked = rank(self.summary.comparisons)
-        scored = [r for r in ranked if r.verdict.value == "EXCEEDS_FLOOR"]
-        others = [r for r in ranked if not r.verdict.healthy and r not in scored]
-        return next(iter([*others, *sorted(scored, key=self.times_limit, reverse=True), *ranked]), None)
+        """The worst record; what is missing or of another shape before all numbers."""
+        return next(iter(rank(self.summary.comparisons)), None)
 
     @property
     def unhealthy(self) -> tuple[Comparison, ...]:
         """The records that are not cleared, worst first."""
         return tuple(r for r in rank(self.summary.comparisons) if not r.verdict.healthy)
-
-    def limit_of(self, record: Comparison) -> float:
-        """Floors that the worst slice of a record may be off."""
-        kinds = self.limits.get(key_of(record), {})
-        return max(kinds.get(record.worst[0].kind, 1.0), 1.0) if record.worst else 1.0
-
-    def times_limit(self, record: Comparison) -> float:
-        """Times its limit that the worst slice of a record is off."""
-        return over_limit(record, self.limits.get(key_of(record), {}))
 
 
 def numerics_here(contents: Contents) -> dict[str, str]:
@@ -113,9 +104,19 @@ def check_golden(
     if calibration is not None:
         measured = _measured(golden, here, calibration, floor, actual)
         limits = combine(then=measured[0], now=measured[-1])
-    summary = widen(compare_contents(golden=golden.contents, actual=_cut(golden, actual), floor=floor), limits)
+    summary = compare_within(golden.contents, _cut(golden, actual), floor=floor, limits=limits)
     elsewhere = difference_words(golden=golden.numerics, here=here)
     return GoldenCheck(summary, limits, floor, elsewhere, measured, dtypes_of(golden.contents))
+
+
+def compare_within(golden: Contents, actual: Contents, *, floor: GoldenFloor, limits: Limits) -> Summary:
+    """Compare by a floor that is as much wider as was measured."""
+
+    def widened(derived: DerivedFloor, tensor: str, _: frozenset[str]) -> DerivedFloor:
+        return WidenedFloor(derived.model, tensor, limits)
+
+    gate = widened if limits else None
+    return refuse_blind(compare_contents(golden=golden, actual=actual, floor=floor, gate=gate), limits)
 
 
 def with_environment(golden: Golden, actual: Contents, *, floor: GoldenFloor, calibration: Calibration) -> Golden:

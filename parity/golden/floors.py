@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from parity.errors import GoldenError
 from parity.floor import DerivedFloor, Floor, NoiseFloor, derive_floor
 from parity.floor.derived import PREFIX
 from parity.golden.contents import Contents, spelled
+from parity.golden.gates import Limits
 from parity.metrics.rounding import FORMATS
 from parity.records import Comparison, Summary, Verdict
 from parity.trace import Trace
@@ -23,8 +24,9 @@ from parity.trace import Trace
 OWN = "derived:own dtype"
 """One rounding to the dtype that a tensor is stored in, each tensor by its own."""
 
-Limits = Mapping[str, Mapping[str, float]]
-"""By `key_of` a comparison and by kind of slice: how many floors it may be off; 1 where nothing is said."""
+Gate = Callable[[DerivedFloor, str, frozenset[str]], DerivedFloor]
+"""Another floor in the place of a derived one, told the tensor's name; for a trace an empty one, and which sites are
+judged by this floor: those of its dtype."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,17 @@ def golden_floor(floor: str | Path | NoiseFloor | None) -> GoldenFloor:
     return GoldenFloor(f"calibrated:{opened.recipe.name}:{digest}", opened, str(path))
 
 
-def key_of(record: Comparison) -> str:
-    """What a limit is kept under: the name, with the phase where there is one."""
-    return f"{record.name} {record.phase}".strip()
+def compare_contents(
+    *, golden: Contents, actual: Contents, floor: GoldenFloor, same_dtype: bool = True, gate: Gate | None = None
+) -> Summary:
+    """One record for each tensor or site of either side.
 
-
-def compare_contents(*, golden: Contents, actual: Contents, floor: GoldenFloor, same_dtype: bool = True) -> Summary:
-    """One record for each tensor or site of either side. same_dtype: another dtype is a finding, whatever its values.
+    same_dtype: another dtype is a finding, whatever its values. gate: put around every derived floor.
 
     Raises GoldenError for a trace and tensors, or a calibrated floor of tensors; TraceError for other token ids.
     """
     if golden.trace is not None and actual.trace is not None:
-        return _compare_traces(golden.trace, actual.trace, floor, same_dtype)
+        return _compare_traces(golden.trace, actual.trace, floor, same_dtype, gate)
     if golden.tensors is None or actual.tensors is None:
         raise GoldenError(
             place="golden",
@@ -100,7 +101,9 @@ def compare_contents(*, golden: Contents, actual: Contents, floor: GoldenFloor, 
 
     def own(tensor: StoredTensor) -> DerivedFloor | None:
         found = floor.of(_torch_name(tensor))
-        return found if isinstance(found, DerivedFloor) else None
+        if not isinstance(found, DerivedFloor):
+            return None
+        return found if gate is None else gate(found, tensor.name, frozenset())
 
     a, b = stored_form(golden.tensors), stored_form(actual.tensors)
     summary = compare_stored(oracle=a, sut=b, floor=own)
@@ -118,35 +121,30 @@ def stored_form(tensors: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
     return found
 
 
-def widen(summary: Summary, limits: Limits) -> Summary:
-    """Records that exceed their floor by no more than was measured become WITHIN_FLOOR; the score stays in floors.
-
-    A limit under which a tensor of zeros would pass gives NO_POWER. Differences of integers have no limit.
-    """
-    return Summary(summary.declared, tuple(_widened(r, limits.get(key_of(r), {})) for r in summary.comparisons))
+def refuse_blind(summary: Summary, limits: Limits) -> Summary:
+    """Records that were cleared by a limit under which a tensor of zeros would pass become NO_POWER."""
+    return Summary(summary.declared, tuple(_sighted(record, limits) for record in summary.comparisons))
 
 
-def over_limit(record: Comparison, limits: Mapping[str, float]) -> float:
-    """How many times its limit the worst slice is off: above 1 exceeds it."""
-    scores = [s.over_floor / max(limits.get(s.kind, 1.0), 1.0) for s in record.worst if s.over_floor is not None]
-    return max(scores, default=record.over_floor or 0.0)
-
-
-def _widened(record: Comparison, limits: Mapping[str, float]) -> Comparison:
-    if record.verdict is not Verdict.EXCEEDS_FLOOR or not limits or over_limit(record, limits) > 1:
+def _sighted(record: Comparison, limits: Limits) -> Comparison:
+    own = limits.get(f"{record.name} {record.phase}".strip(), {})
+    wider = max(1.0, own.get("tensor rel_l2", 1.0), own.get("tensor slope", 1.0))
+    if record.verdict is not Verdict.WITHIN_FLOOR or wider * record.whole.get("scale_seen", 0.0) < 1:
         return record
-    seen = record.whole.get("scale_seen", 0.0) * max(limits.get("tensor", 1.0), 1.0)
-    if seen >= 1:
-        reason = f"the measured floor would let a tensor of zeros pass: {limits.get('tensor', 1.0):.3g} derived floors"
-        return replace(record, verdict=Verdict.NO_POWER, reason=reason)
-    return replace(record, verdict=Verdict.WITHIN_FLOOR, reason="")
+    reason = f"the measured floor would let a tensor of zeros pass: {wider:.3g} derived floors"
+    return replace(record, verdict=Verdict.NO_POWER, reason=reason)
 
 
-def _compare_traces(golden: Trace, actual: Trace, floor: GoldenFloor, same_dtype: bool) -> Summary:
+def _compare_traces(golden: Trace, actual: Trace, floor: GoldenFloor, same_dtype: bool, gate: Gate | None) -> Summary:
+    def gated(dtype: str) -> NoiseFloor:
+        found = floor.of(dtype)
+        sites = frozenset(c.name for c in golden.captures if floor.floor is not None or c.dtype == dtype)
+        return gate(found, "", sites) if gate is not None and isinstance(found, DerivedFloor) else found
+
     dtypes = {(c.layer, c.stage): c.dtype for c in golden.captures}
     now = {(c.layer, c.stage): c.dtype for c in actual.captures}
     names = sorted({d for d in dtypes.values() if d in FORMATS}) if floor.floor is None else ["any"]
-    by_dtype = {d: compare_traces(oracle=golden, sut=actual, floor=floor.of(d)) for d in names or ["float32"]}
+    by_dtype = {d: compare_traces(oracle=golden, sut=actual, floor=gated(d)) for d in names or ["float32"]}
     default = next(iter(by_dtype.values()))
     records = []
     for at, record in enumerate(default.comparisons):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from parity.compare import harmless
 from parity.compare.ranking import slice_words
-from parity.golden import Contents, Golden, GoldenCheck
+from parity.golden import Contents, Golden, GoldenCheck, MeasuredFloor
 from parity.golden.window import cut_trace, starts_of
 from parity.records import Comparison
 from parity.trace import save_trace
@@ -43,8 +43,8 @@ def failure_text(path: Path, check: GoldenCheck, sides: tuple[Path, Path], test:
     lines = [f"parity golden: {len(unhealthy)} of {len(check.summary.comparisons)} do not hold {path}", f"  {counts}"]
     worst = check.worst
     if worst is not None:
-        lines.append(f"  worst: {_words(worst, check)}")
-        lines += [f"  also:  {_words(r, check)}" for r in [r for r in unhealthy if r is not worst][:OTHERS]]
+        lines.append(f"  worst: {_words(worst)}")
+        lines += [f"  also:  {_words(r)}" for r in [r for r in unhealthy if r is not worst][:OTHERS]]
         hidden = len(unhealthy) - 1 - OTHERS
         lines += [f"  and {hidden} more"] if hidden > 0 else []
     lines.append(f"  floor: {check.floor.label}{_measured_words(check)}")
@@ -60,21 +60,24 @@ def failure_text(path: Path, check: GoldenCheck, sides: tuple[Path, Path], test:
     return "\n".join(lines)
 
 
-def _words(record: Comparison, check: GoldenCheck) -> str:
+def _words(record: Comparison) -> str:
     name = harmless(record.name)
     if record.over_floor is None or not record.worst:
         return f"{name}: {record.verdict.value}, {harmless(record.reason, longest=200)}"
-    limit = check.limit_of(record)
-    of = "" if limit == 1 else f", {limit:.3g} are allowed here"
-    return f"{name}: {harmless(slice_words(record), longest=200)}: {record.over_floor:.3g} times its floor{of}"
+    return f"{name}: {harmless(slice_words(record), longest=200)}: {record.over_floor:.3g} times its floor"
 
 
 def _measured_words(check: GoldenCheck) -> str:
     if not check.measured:
         return ""
-    runs = ", ".join(f"{one.distinct} distinct honest runs of {one.runs}" for one in check.measured)
+    runs = " and ".join(f"{one.distinct} distinct of {one.runs} honest runs" for one in _different(check))
     level = sum(1 / (one.distinct + 1) for one in (check.measured[0], check.measured[-1]))
-    return f"; {runs}: a false alarm at most {100 * level:.2g} % of the time"
+    return f", measured on {runs}: a false alarm at most {100 * level:.2g} % of the time"
+
+
+def _different(check: GoldenCheck) -> tuple[MeasuredFloor, ...]:
+    then, now = check.measured[0], check.measured[-1]
+    return (then,) if then == now else (then, now)
 
 
 def _dtype(worst: Comparison | None, check: GoldenCheck) -> str:

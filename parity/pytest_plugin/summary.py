@@ -34,13 +34,15 @@ def moved(old: Golden, new: Golden, floor: GoldenFloor) -> tuple[list[str], bool
     """What is different, in words, and whether nothing is: then the file may stay as it is."""
     from parity.compare import harmless
     from parity.errors import ParityError
-    from parity.golden.floors import compare_contents
+    from parity.golden import combine
+    from parity.golden.check import compare_within
     from parity.golden.numerics import difference_words
     from parity.records import Verdict
 
     words = []
     try:
-        summary = compare_contents(golden=old.contents, actual=new.contents, floor=floor)
+        limits = combine(then=new.measured[0], now=new.measured[0]) if new.measured else {}
+        summary = compare_within(old.contents, new.contents, floor=floor, limits=limits)
     except ParityError as error:
         words.append(f"not comparable with the old one: {error}")
         records, changed = (), []

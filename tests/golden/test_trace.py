@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from parity.errors import GoldenError, TraceError
-from parity.golden import check_golden, contents_of, golden_floor, make_golden, read_golden, write_golden
+from parity.golden import Calibration, check_golden, contents_of, golden_floor, make_golden, read_golden, write_golden
 from parity.probes import watch
 from parity.trace import diff_traces, save_trace
 
@@ -68,6 +68,21 @@ def test_the_last_positions_alone_see_what_is_in_them(tmp_path):
     # What was not kept is not judged: the price of a small file.
     assert check_golden(golden, contents_of(traced(fault=scaled(10))), floor=FLOOR).healthy
     assert check_golden(golden, contents_of(traced()), floor=FLOOR).summary.comparisons[0].rows == 8
+
+
+def test_the_floor_of_a_trace_is_measured_site_by_site(tmp_path):
+    calibration = Calibration(
+        exact=lambda: traced(dtype=torch.float32), honest=lambda n: traced(dtype=torch.bfloat16), runs=2
+    )
+    contents = contents_of(traced(dtype=torch.bfloat16))
+    golden = make_golden(contents, test="t", name=None, floor=FLOOR, calibration=calibration)
+    limits = golden.measured[0].limits
+    assert set(limits) == {"embed.out prefill", "final_norm prefill", "logits prefill"}
+    # The embedding is rounded once, the logits three times in a row.
+    assert 0 < limits["embed.out prefill"]["row rel_l2"] < limits["logits prefill"]["row rel_l2"]
+    assert check_golden(golden, contents, floor=FLOOR, calibration=calibration).healthy
+    doubled = contents_of(traced(dtype=torch.bfloat16, fault=lambda y: 2 * y))
+    assert not check_golden(golden, doubled, floor=FLOOR, calibration=calibration).healthy
 
 
 def test_another_prompt_is_no_comparison(tmp_path):

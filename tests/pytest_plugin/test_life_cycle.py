@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from parity.cli import app
-from parity.golden import read_golden
+from parity.golden import read_golden, write_golden
 
 pytest_plugins = "pytester"
 
@@ -180,3 +181,69 @@ def test_a_folder_that_cannot_be_written_fails_the_test_with_the_reason(project,
     result.assert_outcomes(failed=1)
     assert "there is none at" in result.stdout.str()
     assert "cannot be written" in result.stdout.str()
+
+
+TRACED = """
+from parity.probes import watch
+
+def test_forward(parity_golden):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(100, 48), torch.nn.RMSNorm(48), torch.nn.Linear(48, 100))
+    with watch(model, {"0": ("embed.out",), "1": ("final_norm",), "2": ("logits",)}) as seen, torch.no_grad():
+        model(torch.tensor([list(range(3, 40))]))
+    parity_golden.check(seen.trace(), positions=20)
+"""
+SCALED = (
+    TRACED.replace("    with watch", "    model[1].register_forward_hook(scale)\n    with watch")
+    + """
+def scale(module, inputs, y):
+    y = y.clone()
+    y[:, 30] *= 1.01
+    return y
+"""
+)
+
+
+def test_a_trace_is_named_by_site_and_position_and_both_sides_are_written(project):
+    project(TRACED).assert_outcomes(failed=1)
+    project(None).assert_outcomes(passed=1)
+    result = project(SCALED)
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    assert re.search(r"worst: (final_norm|logits): position 30\b.*: [\d.]+ times its floor", text)
+    command = re.search(r"investigate: (.*)", text)
+    assert command
+    shown = CliRunner().invoke(app, shlex.split(command[1])[1:])
+    assert shown.exit_code == 1
+    assert "position 30" in shown.stdout
+    result = project(SCALED, "--parity-update")
+    assert "2 of 3 moved" in result.stdout.str()
+    project(None).assert_outcomes(passed=1)
+
+
+MEASURED = """
+from parity.golden import Calibration
+
+def test_forward(parity_golden):
+    exact = values().double()
+    honest = lambda n: (values(n) * 1e-3 + exact).bfloat16()
+    parity_golden.check(values().bfloat16(), calibration=Calibration(exact=lambda: exact, honest=honest, runs=3))
+"""
+
+
+def test_measure_adds_this_environment_to_the_table(project, pytester):
+    project(MEASURED)
+    path = pytester.path / "goldens/test_engine/test_forward.safetensors"
+    golden = read_golden(path)
+    elsewhere = {**golden.numerics, "isa": "AVX9000"}
+    moved = replace(golden, numerics=elsewhere, measured=(replace(golden.measured[0], numerics=elsewhere),))
+    write_golden(path, moved, replace=True)
+    result = project(None, "--parity-measure")
+    result.assert_outcomes(passed=1)
+    assert "measured: goldens/test_engine/test_forward.safetensors: 2 environments in its table" in result.stdout.str()
+    assert [one.numerics for one in read_golden(path).measured] == [elsewhere, golden.numerics]
+    worse = MEASURED.replace("check(values().bfloat16()", "check(values().bfloat16() * 1.5")
+    result = project(worse)
+    result.assert_outcomes(failed=1)
+    assert "environment, golden -> here: isa AVX9000 -> " in result.stdout.str()
+    assert "measured on 3 distinct of 3 honest runs and 3 distinct of 3 honest runs" in result.stdout.str()
