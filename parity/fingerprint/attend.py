@@ -85,7 +85,10 @@ class Attention:
         scores: torch.Tensor | None = None,
         v: torch.Tensor | None = None,
     ) -> float:
-        """Share of the error that attention of these arguments explains, over the sampled queries."""
+        """Share of the error that attention of these arguments explains, over the sampled queries; 0 where these have
+        none."""
+        if not self.error > 0:
+            return 0.0
         rest = self.sut - self.context(scale=scale, hidden=hidden, scores=scores, v=v)
         return 1 - float(rest.square().sum()) / self.error
 

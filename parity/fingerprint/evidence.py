@@ -107,11 +107,12 @@ def change_point(error: Array) -> int:
     """Where a sequence of squared errors steps up: the split at which two levels of its logarithm fit best.
 
     error: [T], not negative. Returns the first index of the later part, 0 where its level is not the higher one by a
-    factor of STEP_UP (then there is no step). What is below 1e-4 of the largest counts as that, as zero does.
+    factor of STEP_UP (then there is no step). What is below 1e-4 of the largest 5 % (1e-6 of the largest, where fewer
+    have any error) counts as that, as zero does.
     """
     if len(error) < 4 or not error.max() > 0:
         return 0
-    level = np.log(np.maximum(error, 1e-4 * np.quantile(error, 0.95)))
+    level = np.log(np.maximum(error, max(1e-4 * np.quantile(error, 0.95), 1e-6 * error.max())))
     total, count = np.cumsum(level), np.arange(1, len(level) + 1)
     before = total[:-1] / count[:-1]
     after = (total[-1] - total[:-1]) / (len(level) - count[:-1])

@@ -32,10 +32,12 @@ def detect_kv_heads(field: ErrorField) -> Fingerprint | None:
     error = (sample.sut - sample.oracle).square().sum((0, 2)).double().numpy()
     best = rests.argmin(0)
     moved = (best != own) & (rests.min(0) < (1 - LEAST_SHARE) * error)
+    if not moved.any():
+        return None
     source = np.where(moved, best, own)
     left = np.where(moved, rests.min(0), error).sum()
     score = float(1 - left / error.sum())
-    if not moved.any() or score < LEAST_SHARE:
+    if score < LEAST_SHARE:
         return None
     read = sorted(set(source.tolist()))
     cause = HEADS_PERMUTED if len(read) == groups else HEADS_ALIASED

@@ -10,10 +10,12 @@ import torch
 
 from parity.errors import DtypeError, ShapeError
 from parity.fingerprint import DETECTORS, ErrorField, read_fingerprints
+from parity.fingerprint.causes import NONFINITE
 
 STAGES = (
     "attn.norm", "attn.q", "attn.k", "attn.v", "attn.q_norm", "attn.q_rope", "attn.k_rope", "attn.context", "attn.out",
     "resid.mid", "mlp.norm", "moe.router_logits", "moe.topk_weights", "moe.gate", "moe.up", "moe.down",
+    "moe.experts",
 )  # fmt: skip
 
 
@@ -49,6 +51,17 @@ def rounded(values: torch.Tensor) -> torch.Tensor:
         scale = part.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
         parts.append((part / scale).to(torch.float8_e4m3fn).float() * scale)
     return torch.cat(parts, -1)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("bits", [math.nan, math.inf])
+def test_rows_that_are_not_finite_and_no_other_error_are_said(lab, stage, bits):
+    """Where kernels give the emulation's bits, the other rows have no error at all, sampled ones too."""
+    field = lab(1).field(stage, noisy=False)
+    sut = field.sut.clone()
+    sut[177:180] = bits
+    found = read_fingerprints(field.with_sut(sut))
+    assert NONFINITE in [one.cause for one in found]
 
 
 def test_silent_without_any_error_and_without_elements(lab):

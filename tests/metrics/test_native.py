@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -99,6 +100,18 @@ def test_a_damaged_build_is_built_anew(fresh, stub):
         built.chmod(0o600)
         built = kept()
         assert built.read_bytes() == whole
+
+
+@needs_compiler
+def test_two_builds_in_one_process_are_two_kernels(fresh, stub):
+    """Both are opened by the same descriptor, one after the other."""
+    fresh.mkdir(mode=0o700)
+    first = native._open(native._build("cc", fresh, "a-"))
+    stub.write_text("int other;\n" + STUB)
+    second = native._open(native._build("cc", fresh, "b-"))
+    assert first is not None
+    assert second is not None
+    assert ctypes.cast(first, ctypes.c_void_p).value != ctypes.cast(second, ctypes.c_void_p).value
 
 
 @needs_compiler
