@@ -19,7 +19,7 @@ LLAMA_WHEEL = $(firstword $(wildcard $(WHEELS)/llama_cpp_python-$(LLAMA)-*.whl))
 # A wheel for any machine of this kind: no instruction set of the one that built it, no downloads, no vision models.
 LLAMA_BUILD := -DGGML_NATIVE=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 
-.PHONY: demo test test-long lint clean engines engines-llama use-engines
+.PHONY: demo test test-long lint clean engines engines-llama engines-vllm use-engines
 
 demo: $(READY)
 	$(BIN)/parity demo --out demo-report
@@ -30,14 +30,25 @@ test: $(READY) lint use-engines
 test-long: $(READY) use-engines
 	$(PYTEST) -m long
 
-# Builds what is missing: five to eight minutes for llama.cpp on two cores, once for each version.
-engines: engines-llama
+# Builds what is missing: five to eight minutes for llama.cpp on two cores, once for each version; vLLM is fetched.
+engines: engines-llama engines-vllm
 
 engines-llama: $(READY)
 	@mkdir -p $(WHEELS)
 	@test -n "$(LLAMA_WHEEL)" || CMAKE_ARGS="$(LLAMA_BUILD)" $(BIN)/python -m pip wheel --no-deps --no-binary llama-cpp-python \
 		--require-hashes --requirement engines/llama.txt --wheel-dir $(WHEELS)
 	@$(MAKE) --no-print-directory use-engines
+
+# vLLM's build for CPUs is one for Python 3.11 and its own packages: an environment apart, every file pinned by its hash.
+engines-vllm: .engines/vllm/.ready
+
+ENGINE_PYTHON ?= python3.11
+.engines/vllm/.ready: engines/vllm.txt
+	rm -rf .engines/vllm
+	$(ENGINE_PYTHON) -m venv .engines/vllm
+	.engines/vllm/bin/python -m pip install --quiet --no-deps --require-hashes --requirement $<
+	.engines/vllm/bin/python -c "import vllm"
+	@touch $@
 
 # Nothing is built here: an engine that is not there is a skip, which the tests count with its reason.
 use-engines: $(READY)

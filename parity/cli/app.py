@@ -53,11 +53,16 @@ def print_json(content: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of the `parity` command: whatever happens ends in one readable paragraph (with `--json` in one JSON
-    object `{"error": ...}` on stdout) and one of the exit codes above. `--debug` lets the traceback through."""
+    """Entry point of the `parity` command."""
+    run_app(app, "parity")
+
+
+def run_app(application: typer.Typer, name: str) -> None:
+    """Run a command line: whatever happens ends in one readable paragraph (with `--json` in one JSON object
+    `{"error": ...}` on stdout) and one of the exit codes above. `--debug` lets the traceback through."""
     arguments = sys.argv[1:]
     try:
-        code = _run()
+        code = _run(application, name)
         sys.stdout.flush()
     except BrokenPipeError:
         code = PIPE_CLOSED
@@ -67,7 +72,7 @@ def main() -> None:
         if "--debug" in arguments:
             raise
         # Click reports misuse of options with exceptions of its own, which know their message and nothing else.
-        _report(_as_refusal(error, arguments), as_json="--json" in arguments)
+        _report(_as_refusal(error, arguments, name), as_json="--json" in arguments)
         code = 2
     if code == PIPE_CLOSED:
         # Python flushes stdout once more when it ends; that must not fail loudly.
@@ -75,9 +80,9 @@ def main() -> None:
     sys.exit(code)
 
 
-def _run() -> int:
+def _run(application: typer.Typer, name: str) -> int:
     try:
-        done = app(prog_name="parity", standalone_mode=False)
+        done = application(prog_name=name, standalone_mode=False)
     except typer.Abort:
         return INTERRUPTED
     except SystemExit as end:
@@ -88,13 +93,13 @@ def _run() -> int:
     return done if isinstance(done, int) else 0
 
 
-def _as_refusal(error: Exception, arguments: list[str]) -> ParityError:
+def _as_refusal(error: Exception, arguments: list[str], name: str) -> ParityError:
     if isinstance(error, ParityError):
         return error
     format_message = getattr(error, "format_message", None)
     if callable(format_message):
         context = getattr(error, "ctx", None)
-        command = getattr(context, "command_path", None) or "parity"
+        command = getattr(context, "command_path", None) or name
         return UsageError(
             place="command line",
             expected=f"arguments as `{command} --help` shows them",
@@ -102,10 +107,10 @@ def _as_refusal(error: Exception, arguments: list[str]) -> ParityError:
             next_step=f"See `{command} --help`.",
         )
     return InternalError(
-        place="internal error in `parity " + " ".join(arguments) + "`",
+        place=f"internal error in `{' '.join((name, *arguments))}`",
         expected="no exception but a refusal with its reason",
         found=f"{type(error).__name__}: {error}"[:500],
-        next_step="This is a defect of parity-lab: run it again with `parity --debug ...` and report the traceback.",
+        next_step="This is a defect of parity-lab: run it again with --debug and report the traceback.",
     )
 
 

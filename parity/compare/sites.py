@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from parity.align import Aligned, Routing, align, pair_requests, pair_rows, route
+from parity.compare.absent import absent_before
 from parity.compare.labels import RowLabels, label_rows
 from parity.compare.marks import Marks
 from parity.compare.ranges import position_blocks
@@ -100,6 +101,14 @@ class TracePair:
                 if ((at >= low) & (at <= high)).any():
                     return True
         return False
+
+    def absent(self, stage: str) -> int:
+        """How many positions of all requests the SUT says it has not computed at a stage."""
+        run = self.sut.run
+        return sum(
+            min(absent_before(run, name, stage), len(ids))
+            for name, ids in zip(run.request_names, run.requests, strict=True)
+        )
 
     def declared(self) -> list[tuple[int | None, str]]:
         """Sites that either side declared or captured, in the order in which they are computed."""
@@ -207,6 +216,9 @@ class TracePair:
     ) -> tuple[tuple[torch.Tensor, torch.Tensor, RowLabels] | None, int]:
         """(oracle rows, SUT rows, labels) at the positions of both, and how many rows have no counterpart."""
         of_a, of_b, alone = pair_rows(oracle=a, sut=b)
+        # What the SUT says that it took from a cache it has not computed: neither right nor wrong.
+        before = absent_before(self.sut.run, b.request, b.stage)
+        alone -= int(((a.position < before) & ~np.isin(a.position, b.position)).sum())
         if not len(of_b):
             return None, alone
         position = b.position[of_b]

@@ -41,7 +41,8 @@ def compare_traces(
     what is compared, sites outside the layers included when `layers` is empty.
     Rows meet by absolute position, expert rows by (token, expert). A token whose experts differ by a near-tie that the
     floor excuses is judged apart from there on; a (token, expert) pair that one side has not computed is excluded, both
-    counted. The phase of a row is the SUT's.
+    counted. Rows that the SUT took from a prefix cache, as its run says (`flags["absent"]`), are not there to be
+    compared: their positions are counted (`positions_absent`). The phase of a row is the SUT's.
     floor: None measures and ranks without a verdict. progress: called with each site's name.
     Returns a Summary with one comparison for every (site, phase).
     Raises UsageError for a floor of another recipe or lineage than the SUT's.
@@ -154,13 +155,15 @@ def _judged(pair: TracePair, site: SitePair, layer: int | None, stage: str) -> I
     if term(stage).values == "ids" and layer is not None:
         gathered: dict[str, GatheredRoutes] = {}
         _take_routes(gathered, pair, layer, None)
-        yield from (_with_unpaired(one.finish(), site.unpaired) for one in gathered.values())
+        yield from (_with_unpaired(one.finish(), site.unpaired, pair.absent(stage)) for one in gathered.values())
         return
     for measured in measure(site.parts, stage=stage, layer=layer, axes=site.axes, floor=pair.floor):
-        yield _with_unpaired(judge(measured, floor=pair.floor, mode=pair.mode), site.unpaired)
+        yield _with_unpaired(judge(measured, floor=pair.floor, mode=pair.mode), site.unpaired, pair.absent(stage))
 
 
-def _with_unpaired(record: Comparison, unpaired: int) -> Comparison:
+def _with_unpaired(record: Comparison, unpaired: int, absent: int) -> Comparison:
+    if absent:
+        record = replace(record, whole={**record.whole, "positions_absent": float(absent)})
     if unpaired and record.verdict.healthy:
         # What one side alone has captured may hold anything: the rest of it is no clean bill.
         reason = f"{unpaired} rows of one side have no counterpart on the other"
@@ -193,15 +196,16 @@ def _judged_in_blocks(pair: TracePair, layer: int | None, stage: str) -> dict[st
             continue
         for part in measure(site.parts, stage=stage, layer=layer, axes=site.axes, floor=pair.floor, repeats=repeats):
             gathered.setdefault(part.phase, Gathered(pair.floor, pair.mode, rows)).take(part)
+    absent = pair.absent(stage)
     if routed:
-        return {phase: _with_unpaired(one.finish(), unpaired) for phase, one in routed.items()}
+        return {phase: _with_unpaired(one.finish(), unpaired, absent) for phase, one in routed.items()}
     if not gathered:
         reason = f"no position in common ({unpaired} rows unpaired)"
         name = site_name(layer, stage)
         return Comparison(name, layer, stage, "prefill", Verdict.NOT_COMPARED, reason=reason, mode=pair.mode)
     for one in gathered.values():
         one.excluded_share = excluded / labelled
-    return {phase: _with_unpaired(judge_gathered(one), unpaired) for phase, one in gathered.items()}
+    return {phase: _with_unpaired(judge_gathered(one), unpaired, absent) for phase, one in gathered.items()}
 
 
 def _take_routes(into: dict[str, GatheredRoutes], pair: TracePair, layer: int, between: tuple[int, int] | None) -> None:

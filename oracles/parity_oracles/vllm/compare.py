@@ -1,0 +1,200 @@
+"""Does vLLM compute what the oracle computes? Prompts through both, a table by layer and stage over the floor.
+
+    python -m parity_oracles.vllm.compare MODEL --oracle hf:MODEL --prompts FILE --floor FLOOR
+
+Exit code 0: everything within the floor; 1: a divergence; 2: no verdict (no floor, or not everything could be judged),
+or a refusal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from parity.cli.app import AsJson, print_json, run_app
+from parity.cli.inputs import parse_options, tokenize_file
+from parity.compare import Outcome, compare_traces, floor_map, layer_table, open_floor
+from parity.errors import UsageError
+from parity.floor import Floor, NoiseFloor
+from parity.ladder.sweep import sweep_against
+from parity.promptfile import read_prompt
+from parity.records import Summary
+from parity.runner import CapturePlan, Graft, Request, Schedule, open_runner
+from parity.trace import Trace
+
+CHOICE = "moe.topk_ids"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """vLLM against an oracle. unobservable: stages that were not compared, since the engine does not show them, with
+    the reason. flips: by layer, tokens whose chosen experts differ from the oracle's own choice, and tokens."""
+
+    summary: Summary
+    sut: Trace
+    unobservable: Mapping[str, str]
+    flips: Mapping[int, tuple[int, int]]
+
+
+def compare_engine(
+    *,
+    oracle: Any,
+    sut: Any,
+    requests: Sequence[Request],
+    schedule: Schedule = Schedule(),
+    floor: NoiseFloor | None = None,
+    free: bool = False,
+    out: Path | None = None,
+) -> Compared:
+    """Run the requests, together, through engine and oracle, and judge every stage that the engine shows.
+
+    oracle, sut: runners. free: let the oracle choose its own experts; otherwise it is given those of the engine, whose
+    choice is judged by itself, so that a near-tie of the router does not drown what the experts computed.
+    out: a folder to keep the engine's trace in. Raises what the runners raise, and UsageError for a floor of another
+    recipe or model.
+    """
+    info = sut.describe()
+    trace = sut.forward(requests, schedule=schedule, capture=CapturePlan(stages=info.stages, out=out))
+    if isinstance(floor, Floor):
+        floor.refuse_other(trace.run)
+    plan = CapturePlan(stages=info.stages)
+    plain = [Request(request.name, request.ids) for request in requests]
+    chosen = trace.select(stage=CHOICE)
+    own = oracle.forward(plain, capture=plan) if free or not chosen else None
+    if free:
+        assert own is not None
+        usable = floor if not isinstance(floor, Floor) or "free" in floor.gates else None
+        summary = compare_traces(oracle=own, sut=trace, floor=usable, mode="free")
+    elif own is not None:
+        summary = compare_traces(oracle=own, sut=trace, floor=floor)
+    else:
+        truth = oracle.forward(plain, capture=plan, graft=_grafts(trace))
+        summary = sweep_against(oracle, truth, trace, floor=floor)  # pyright: ignore[reportArgumentType]
+    return Compared(summary, trace, dict(sut.unobservable), _flips(summary))
+
+
+def _grafts(trace: Trace) -> list[Graft]:
+    return [Graft(c.layer, c.stage, trace.tensor(c), c.rows) for c in trace.select(stage=CHOICE)]
+
+
+def _flips(summary: Summary) -> dict[int, tuple[int, int]]:
+    found: dict[int, tuple[int, int]] = {}
+    for record in summary.comparisons:
+        if record.stage == CHOICE and record.layer is not None and record.rows:
+            flipped, tokens = found.get(record.layer, (0, 0))
+            share = record.whole.get("complete", 1.0)
+            found[record.layer] = flipped + round((1 - share) * record.rows), tokens + record.rows
+    return found
+
+
+def read_prompts(paths: Sequence[Path], model: Path, *, most: int | None = None) -> list[Request]:
+    """The prompts in JSON files with `ids`, text files for the model's tokenizer, and folders of either.
+
+    most: ids kept of each. Raises UsageError for a file of another form, and for a folder without any.
+    """
+    files = [
+        f for path in paths for f in (sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path])
+    ]
+    if not files:
+        raise UsageError(
+            place="--prompts", expected="at least one file", found="none", next_step="See fixtures/prompts."
+        )
+    found = [read_prompt(f).request if f.suffix == ".json" else tokenize_file(f, model) for f in files]
+    return [Request(request.name, request.ids[:most]) for request in found]
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    oracle: Annotated[str, typer.Option(help="The runner that is trusted, RUNNER:MODEL.")],
+    prompts: Annotated[list[Path], typer.Option(help="JSON files with `ids`, text files, or folders of them.")],
+    floor: Annotated[
+        str | None,
+        typer.Option(help="A calibrated floor's file (`parity floor calibrate`), or derived:DTYPE[:ROUNDINGS]."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="vLLM's: float32, bfloat16, float16; auto is the checkpoint's.")] = "auto",
+    chunk: Annotated[int | None, typer.Option(help="Most rows of one prompt in a step.")] = None,
+    decode: Annotated[int, typer.Option(help="As many ids at the end of each prompt are fed one by one.")] = 0,
+    cached: Annotated[
+        int, typer.Option(help="As many ids of each prompt come from the prefix cache; whole blocks.")
+    ] = 0,
+    longest: Annotated[int | None, typer.Option(help="Ids kept of each prompt.")] = None,
+    free: Annotated[bool, typer.Option("--free", help="The oracle chooses its own experts.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Keep vLLM's trace in this folder.")] = None,
+    option: Annotated[list[str] | None, typer.Option("--option", "-o", help="Of vLLM's runner, KEY=VALUE.")] = None,
+    oracle_option: Annotated[list[str] | None, typer.Option(help="Of the oracle, KEY=VALUE.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare vLLM with an oracle, layer by layer and stage by stage, over the floor.
+
+    Example: python -m parity_oracles.vllm.compare MODEL --oracle hf:MODEL --prompts FILE --floor FLOOR
+    """
+    opened = open_floor(floor)
+    requests = [Request(r.name, r.ids, cached) for r in read_prompts(prompts, model, most=longest)]
+    options: dict[str, Any] = {"dtype": dtype, **parse_options(option)}
+    options |= {"prefix_caching": True} if cached else {}
+    with contextlib.ExitStack() as stack:
+        sut = open_runner(f"vllm:{model}", **options)
+        stack.callback(sut.close)
+        found = compare_engine(
+            oracle=open_runner(oracle, **parse_options(oracle_option, place="--oracle-option")),
+            sut=sut,
+            requests=requests,
+            schedule=Schedule(chunk=chunk, decode=decode),
+            floor=opened,
+            free=free,
+            out=out,
+        )
+    outcome = Outcome(found.summary, opened, found.sut.run.family)
+    if as_json:
+        print_json({
+            **outcome.as_json(),
+            "engine": {"runner": "vllm", "recipe": found.sut.run.recipe, "flags": found.sut.run.flags},
+            "unobservable": found.unobservable,
+            "router_flips": {str(layer): list(counts) for layer, counts in found.flips.items()},
+        })  # fmt: skip
+    else:
+        _show(found, outcome)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _show(found: Compared, outcome: Outcome) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, 140))  # a log has no edge
+    run = found.sut.run
+    tokens = sum(map(len, run.requests))
+    console.print(
+        f"vLLM {run.flags.get('vllm')} ({run.recipe.name}, {run.environment.device}), {len(run.requests)} prompts, "
+        f"{tokens} tokens",
+        highlight=False,
+    )
+    console.print(floor_map(found.summary.comparisons))
+    if not found.summary.healthy:
+        console.print(layer_table(found.summary, only_unhealthy=True))
+    for stage, why in found.unobservable.items():
+        console.print(f"Not observable: {stage} ({why})", highlight=False)
+    if found.flips:
+        flips = ", ".join(f"layer {layer}: {n} of {of}" for layer, (n, of) in found.flips.items())
+        console.print(f"Router flips: {flips} tokens", highlight=False)
+    absent = max((c.whole.get("positions_absent", 0.0) for c in found.summary.comparisons), default=0.0)
+    if absent:
+        console.print(f"From the prefix cache, not compared: {absent:.0f} positions at most", highlight=False)
+    console.print(f"Floor: {outcome.floor_words}", highlight=False)
+    if outcome.first is not None:
+        first = outcome.first
+        where = f", {first.worst[0].where}" if first.worst else ""
+        console.print(f"First: {first.name}, {first.verdict.value}{where}. {first.reason}", highlight=False)
+    console.print(f"Next: {outcome.next_step}", highlight=False)
+
+
+command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+command.command()(main)
+
+if __name__ == "__main__":
+    run_app(command, "python -m parity_oracles.vllm.compare")

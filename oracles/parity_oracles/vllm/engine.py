@@ -1,0 +1,176 @@
+"""How is vLLM opened in this process, and where are its model, its worker's runner and its scheduler?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from parity.errors import RunnerError
+
+SETTINGS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core in this process: hooks must reach the model
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; read by the CPU build alone
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "HF_HUB_OFFLINE": "1",  # a folder is loaded, nothing is to be looked up
+}
+"""Environment variables that are set where the user has not set them."""
+
+
+def is_installed() -> bool:
+    """True where this interpreter can import vLLM."""
+    return find_spec("vllm") is not None
+
+
+@dataclass
+class Packed:
+    """How the engine's worker packed the step in progress: its names of the requests and their rows, in order."""
+
+    names: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+
+class Engine:
+    """vLLM's `LLM` with its inside at hand. One GPU or the CPU; the model in this process.
+
+    arguments: of `vllm.LLM`. Raises RunnerError where vLLM is missing or its model lies in another process.
+    """
+
+    def __init__(self, folder: str, arguments: Mapping[str, Any]) -> None:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        if not is_installed():
+            raise _cannot(
+                "vLLM to be installed here", "no module vllm", "Run `make engines-vllm`, or give python=PATH."
+            )
+        if import_module("vllm.platforms").current_platform.is_cpu():
+            # There it is a share of the machine's memory that must be free, and the cache's size is set above.
+            arguments = {"gpu_memory_utilization": 0.3, **arguments}
+        try:
+            self.llm = import_module("vllm").LLM(folder, **arguments)
+        except Exception as error:  # vLLM raises whatever its parts raise
+            raise _cannot(
+                f"vLLM to load {folder}", f"{type(error).__name__}: {error}"[:600], "Correct the model or the options."
+            ) from error
+        found: list[Any] = []
+        self.llm.collective_rpc(lambda worker: found.append(getattr(worker, "worker", worker)))
+        if len(found) != 1:
+            raise _cannot(
+                "the model in this process",
+                f"{len(found)} workers here",
+                "Leave VLLM_ENABLE_V1_MULTIPROCESSING at 0 and tensor_parallel_size at 1.",
+            )
+        self._runner = found[0].model_runner
+        self._scheduled: Any = None
+
+    def add(self, name: str, ids: Sequence[int], *, new: int, prompt_logits: bool) -> None:
+        """Queue a request: `new` tokens after its ids, greedily, through end-of-text ids.
+
+        prompt_logits: ask for the prompt's log-probabilities, for which vLLM computes logits of every row, and for
+        which it reads no prefix cache.
+        """
+        parameters = import_module("vllm").SamplingParams(
+            temperature=0.0,
+            max_tokens=new,
+            ignore_eos=True,
+            detokenize=False,
+            prompt_logprobs=0 if prompt_logits else None,
+        )
+        self._core.add_request(name, {"prompt_token_ids": list(ids)}, parameters)
+
+    def step(self) -> list[Any] | None:
+        """One step of the engine: the answers that it made; None when nothing is left to do."""
+        return self._core.step() if self._core.has_unfinished_requests() else None
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache."""
+        self.llm.reset_prefix_cache()
+
+    @contextmanager
+    def chunked(self, chunk: int | None) -> Iterator[None]:
+        """Within it, the scheduler gives a request at most `chunk` rows of its prompt a step; None: as configured."""
+        config = self._core.engine_core.engine_core.scheduler.scheduler_config
+        before = config.long_prefill_token_threshold
+        try:
+            config.long_prefill_token_threshold = before if chunk is None else chunk
+            yield
+        finally:
+            config.long_prefill_token_threshold = before
+
+    @property
+    def _core(self) -> Any:
+        return self.llm.llm_engine
+
+    @cached_property
+    def model(self) -> Any:
+        return self._runner.get_model()
+
+    @property
+    def config(self) -> Any:
+        """vLLM's configuration as it is in force."""
+        return self._core.vllm_config
+
+    @property
+    def version(self) -> str:
+        return str(import_module("vllm").__version__)
+
+    @property
+    def runner_kind(self) -> str:
+        """Which of vLLM's model runners it is, for the trace."""
+        return f"{type(self._runner).__module__}.{type(self._runner).__name__}"
+
+    @contextmanager
+    def packed(self) -> Iterator[Callable[[], Packed]]:
+        """Within it, the function given says at any moment of a forward pass how its batch is packed."""
+        runner, packed = self._runner, Packed()
+        undo: list[Callable[[], None]] = []
+        execute = runner.execute_model
+
+        def note(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
+            packed.names, packed.counts = [], []
+            self._scheduled = scheduled
+            return execute(scheduled, *args, **kwargs)
+
+        vars(runner)["execute_model"] = note
+        undo.append(lambda: vars(runner).pop("execute_model"))
+        prepare = getattr(runner, "prepare_inputs", None)
+        if prepare is not None:  # the second generation of model runners makes a batch for each step
+
+            def prepared(*args: Any, **kwargs: Any) -> Any:
+                batch = prepare(*args, **kwargs)
+                packed.names = list(batch.req_ids)
+                packed.counts = [int(n) for n in batch.num_scheduled_tokens[: len(packed.names)]]
+                return batch
+
+            vars(runner)["prepare_inputs"] = prepared
+            undo.append(lambda: vars(runner).pop("prepare_inputs"))
+        try:
+            yield lambda: self._packed_now(packed)
+        finally:
+            for one in undo:
+                one()
+
+    def _packed_now(self, packed: Packed) -> Packed:
+        if packed.names:
+            return packed
+        # The first generation keeps one batch that it rearranges before each step.
+        counts = self._scheduled.num_scheduled_tokens
+        names = [name for name in self._runner.input_batch.req_ids if name in counts]
+        return Packed(names, [counts[name] for name in names])
+
+    def close(self) -> None:
+        """End the engine and let go of its memory."""
+        shutdown = getattr(self._core.engine_core, "shutdown", None)
+        if shutdown is not None:
+            shutdown()
+
+
+def _cannot(expected: str, found: str, next_step: str) -> RunnerError:
+    return RunnerError(place="runner vllm", expected=expected, found=found, next_step=next_step)
