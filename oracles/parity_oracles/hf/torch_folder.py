@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 import transformers
 
 from parity.errors import UsageError
+from parity.preview import RunnerPreview
 from parity.trace import lineage_of
 from parity_oracles.checkpoint import read_checkpoint
 from parity_oracles.hf import dense, qwen3_moe
 from parity_oracles.hf.binding import build_model
 from parity_oracles.hf.runner import DTYPES
 from parity_oracles.hf.seams import ATTENTION, EXPERTS, ShownDynamicCache, ShownStaticCache, rewrite_routing
+from parity_oracles.preview import preview
 from parity_oracles.stagemap import load_map, read_map
 from parity_oracles.torch_module.compiling import Compilation
 from parity_oracles.torch_module.model import TorchModel
@@ -53,6 +56,20 @@ def open_runner(
     return TorchRunner(
         torch_model(Path(model), dtype=dtype, attention=attention, device=device, stage_map=stage_map), compilation
     )
+
+
+def preview_runner(model: str, *, dtype: str = "float32", **options: Any) -> RunnerPreview:
+    """What `open_runner` would give, from config.json and the headers; options change nothing that is shown here."""
+    known = set(inspect.signature(open_runner).parameters)
+    if dtype not in DTYPES or not set(options) <= known:
+        raise UsageError(
+            place="torch runner",
+            expected=f"dtype one of {', '.join(DTYPES)}, options among {', '.join(sorted(known - {'model'}))}",
+            found=f"dtype {dtype!r}, {', '.join(options) or 'no options'}",
+            next_step="Correct the option.",
+        )
+    dtypes = {"": dtype, "moe.topk_ids": "int32"}
+    return preview(read_checkpoint(Path(model)), name="torch", recipe=DTYPES[dtype][1], dtypes=dtypes, held=dtype)
 
 
 def torch_model(
