@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,11 @@ from parity.ladder.sweep import oracle_trace
 from parity.process_runner import OnStep
 from parity.records import Run
 from parity.runner import CapturePlan, Request, RunnerInfo, Schedule, open_runner
-from parity.trace import MemoryTrace, Trace, open_trace, verify_trace
+from parity.trace import Trace, open_trace, verify_trace
+
+DECODED = 3
+"""Decode steps that are traced at least, where decode is what goes wrong: as many as the check of prefill against
+decode takes."""
 
 
 class Bench:
@@ -104,9 +108,23 @@ class Bench:
                 return open_trace(self.trace_folder)
             shutil.rmtree(self.trace_folder)
         self.trace_folder.parent.mkdir(parents=True, exist_ok=True)
-        return self.engine.forward(
-            [self.case.request], schedule=self.case.schedule, capture=CapturePlan(out=self.trace_folder)
-        )
+        request, schedule = self.fed
+        return self.engine.forward([request], schedule=schedule, capture=CapturePlan(out=self.trace_folder))
+
+    @cached_property
+    def fed(self) -> tuple[Request, Schedule]:
+        """What is traced, and how it is fed: the prompt, and where rung 2 saw the engine go wrong in decode alone, the
+        oracle's next ids behind it as decode steps, to past the first that is wrong."""
+        case, symptom = self.case, self.results.get(2)
+        seen = symptom.evidence.get("decoding") if symptom is not None and symptom.ran else None
+        if not isinstance(seen, Mapping) or seen.get("starts") != "decode" or case.schedule.decode:
+            return case.request, case.schedule
+        behind = tuple(seen["oracle_ids"])[:-1]
+        first = seen.get("first_out")
+        wanted = DECODED if first is None else max(DECODED, first - seen["prompt_ids"] + 2)
+        steps = min(wanted, len(behind))
+        ids = (*case.request.ids, *behind[:steps])
+        return replace(case.request, ids=ids), replace(case.schedule, decode=steps)
 
     @cached_property
     def request(self) -> Request:
@@ -123,16 +141,20 @@ class Bench:
 
     @cached_property
     def second(self) -> Trace:
-        """The engine on the second prompt, fed whole; the invariances may have run it already."""
-        if self.subject.other is not None:
+        """The engine on the second prompt; the invariances may have run it already.
+
+        Fed whole, or with as many of its last ids decoded as what is traced has decode steps behind its prompt.
+        """
+        decoded = self.fed[1].decode if self.fed[0].ids != self.case.request.ids else 0
+        if self.subject.other is not None and not decoded:
             return self.subject.between()[1]
         request, _ = self.case.second_request()
-        return self.engine.forward([request], capture=CapturePlan())
+        return self.engine.forward([request], schedule=Schedule(decode=decoded), capture=CapturePlan())
 
     @property
     def again(self) -> Trace | None:
-        """A second run of the prompt, where the invariances made one in the way that it is fed here."""
-        return self.subject.again if self.case.schedule == Schedule() else None
+        """A second run of what is traced, where the invariances made one in the way that it is fed here."""
+        return self.subject.again if self.fed[1] == Schedule() else None
 
     # What it is held against.
 
@@ -167,21 +189,9 @@ class Bench:
         """The emulation on the same ids: the healthy counterpart of the engine."""
         if self.recipe_runner is None or "forward" not in self.recipe_runner.describe().can:
             return None
-        return self.recipe_runner.forward([self.request], capture=CapturePlan())
+        steps = self.run.flags.get("decode", 0)
+        return self.recipe_runner.forward([self.request], schedule=Schedule(decode=steps), capture=CapturePlan())
 
     @cached_property
     def emulated_truth(self) -> Trace | None:
         return None if self.emulated_trace is None else oracle_trace(self.oracle, self.emulated_trace)
-
-
-def only_prefill(trace: Trace) -> MemoryTrace:
-    """The trace as if its prompt had ended where decoding began: the same captures, those of decode steps left out."""
-    kept = tuple(capture for capture in trace.captures if capture.phase == "prefill")
-    rows = {int(number): 0 for number in range(len(trace.run.requests))}
-    for capture in kept:
-        for number in rows:
-            here = capture.rows.position[capture.rows.request == number]
-            rows[number] = max(rows[number], int(here.max()) + 1 if len(here) else 0)
-    requests = tuple(ids[: rows[number]] for number, ids in enumerate(trace.run.requests))
-    run = replace(trace.run, requests=requests, flags={**trace.run.flags, "decode": 0})
-    return MemoryTrace(run, kept, {capture.number: trace.tensor(capture) for capture in kept})

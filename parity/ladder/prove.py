@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from parity.errors import UsageError
@@ -156,6 +156,8 @@ def prove(
     sites: Sequence[Site],
     chained: Summary,
     floor: Floor,
+    schedule: Schedule = Schedule(),
+    prompt: Request | None = None,
     truth: Trace | None = None,
     again: Trace | None = None,
     generations: tuple[Generation, Generation] | None = None,
@@ -166,6 +168,8 @@ def prove(
     sut: can forward, generate and graft. oracle: exact; can forward, graft and replay. emulation: opens a runner that
         replays the SUT's recipe, in the SUT's process. trace: of the SUT, every stage. sites: of the finding.
     chained: the sweep of `trace`. truth: the oracle's trace that it was held against; None runs the oracle for it.
+    schedule: how `request` was fed in `trace`, and is fed here. prompt: what of it the continuations begin after; None
+        for all of it.
     again: a second run of the SUT that is at hand; None makes one.
     generations: the SUT's and the oracle's continuation; None leaves the text out.
     Raises UsageError for an SUT that cannot graft.
@@ -183,7 +187,7 @@ def prove(
     tell("proof", 0, 3)
     logits_only = CapturePlan(stages=("logits",))
     sham_changed, repeats = _sham(
-        sut, request, trace, lambda seen: _own_tensors(seen, sites, graph, info.inner), again=again
+        sut, request, trace, lambda seen: _own_tensors(seen, sites, graph, info.inner), again=again, schedule=schedule
     )
     tell("proof", 1, 3)
     added = _with_oracle_inputs(
@@ -196,6 +200,7 @@ def prove(
         graph,
         info.inner,
         floor,
+        schedule,
     )
     tell("proof", 2, 3)
     mended, unmasked = list(sites), {}
@@ -203,7 +208,7 @@ def prove(
         grafts = replay_grafts(
             mended, graph=graph, layers=layers, inner=info.inner, oracle=emulation, recipe=info.recipe.name
         )
-        healed = sut.forward([request], capture=CapturePlan(), graft=grafts)
+        healed = sut.forward([request], schedule=schedule, capture=CapturePlan(), graft=grafts)
         replaced = [(graft.layer, graft.stage) for graft in grafts]
         hidden = _adding(Replay(healed, oracle).compare(floor=floor), [*mended, *replaced])
         if not hidden:
@@ -214,7 +219,7 @@ def prove(
     texts = None
     if generations is not None:
         new = len(generations[1].ids)
-        after = sut.generate(request, max_new_tokens=new, graft=grafts)
+        after = sut.generate(prompt or request, max_new_tokens=new, graft=grafts)
         texts = tuple((agreement(one.ids, generations[1].ids), new) for one in (generations[0], after))
     tell("proof", 3, 3)
     return Proof(
@@ -231,17 +236,23 @@ def prove(
 
 
 def _sham(
-    sut: Any, request: Request, trace: Trace, own_tensors: Callable[[Trace], list[Graft]], *, again: Trace | None
+    sut: Any,
+    request: Request,
+    trace: Trace,
+    own_tensors: Callable[[Trace], list[Graft]],
+    *,
+    again: Trace | None,
+    schedule: Schedule,
 ) -> tuple[int | None, bool]:
     """Logits that the SUT's own tensors change, and whether the SUT gives the same bits from run to run."""
     plan = CapturePlan(stages=("logits",))
-    second = logits_of(again if again is not None else sut.forward([request], capture=plan))
+    second = logits_of(again if again is not None else sut.forward([request], schedule=schedule, capture=plan))
     if not changed_bits(logits_of(trace), second):
-        sham = sut.forward([request], capture=plan, graft=own_tensors(trace))
+        sham = sut.forward([request], schedule=schedule, capture=plan, graft=own_tensors(trace))
         return changed_bits(second, logits_of(sham)), True
     if "poison" not in sut.describe().can:
         return None, False
-    pinned = Schedule(poison=PINNED)
+    pinned = replace(schedule, poison=PINNED)
     base = sut.forward([request], schedule=pinned, capture=CapturePlan())
     sham = sut.forward([request], schedule=pinned, capture=plan, graft=own_tensors(base))
     return changed_bits(logits_of(base), logits_of(sham)), False
@@ -267,6 +278,7 @@ def _with_oracle_inputs(
     graph: Family,
     inner: frozenset[str],
     floor: Floor,
+    schedule: Schedule,
 ) -> dict[str, float | None]:
     """Isolated scores of the sites in a run whose inputs there are the oracle's, routed as the SUT was."""
     layers = trace.run.layers
@@ -279,7 +291,7 @@ def _with_oracle_inputs(
     asked = {layer for layer, stage in sites if stage in ROUTER}
     chosen = [capture for capture in trace.select(stage="moe.topk_ids") if capture.layer not in asked]
     grafts += [Graft(capture.layer, capture.stage, trace.tensor(capture), capture.rows) for capture in chosen]
-    fed = sut.forward([request], capture=CapturePlan(), graft=grafts)
+    fed = sut.forward([request], schedule=schedule, capture=CapturePlan(), graft=grafts)
     replay = Replay(fed, oracle)
     scores: dict[str, float | None] = {}
     for layer, stage in sites:

@@ -94,7 +94,9 @@ def _judge(bench: Bench, finding: Finding, request: Request) -> tuple[float | No
     stage = finding.stage or ""
     graph = Replay(bench.trace, bench.oracle).family
     wanted = {stage, *graph.stage(stage).inputs, *graph.stage(stage).state, "resid.out", "embed.out"}
-    schedule = Schedule(chunk=bench.case.schedule.chunk)
+    # A fault of decode needs decode steps to show, however short the prompt.
+    decoded = min(bench.fed[1].decode, len(request.ids) - 1)
+    schedule = Schedule(chunk=bench.case.schedule.chunk, decode=decoded)
     trace = bench.engine.forward([request], schedule=schedule, capture=CapturePlan(stages=tuple(sorted(wanted))))
     replay = Replay(trace, bench.oracle)
     records = [

@@ -82,7 +82,7 @@ def _examined(bench: Bench) -> list[Invariance]:
     if bench.sut is None:
         return [_of_trace(bench), *(not_run(name, "nothing", "A trace cannot be run again.") for name in CHECKED[1:])]
     subject = bench.subject
-    if bench.case.schedule == Schedule():
+    if bench.fed[1] == Schedule():
         subject.keep(bench.case.request, bench.trace)
     return [_check(name, subject) for name in CHECKED]
 

@@ -39,6 +39,8 @@ def run(bench: Bench) -> RungResult:
         oracle=bench.oracle,
         emulation=bench.emulation,
         request=bench.request,
+        schedule=bench.fed[1],
+        prompt=bench.case.request,
         trace=bench.trace,
         chained=summary_of(bench, 4, "chained"),
         floor=bench.floor,

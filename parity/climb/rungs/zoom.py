@@ -14,7 +14,6 @@ from parity.ladder.memory import settle_memory
 from parity.ladder.replay import Replay
 from parity.reading import read_record
 from parity.records import Finding, Summary, Verdict, site_name
-from parity.runner import Schedule
 
 MOST_FIELDS = 3
 """Sites whose error field is kept for the report, about 50 kB each."""
@@ -92,7 +91,8 @@ def _repeat(bench: Bench, finding: Finding) -> dict[str, Any]:
         scores[site_name(layer, finding.stage or "")] = max(judged, default=None)
         if any(record.verdict in (Verdict.EXCEEDS_FLOOR, Verdict.NONFINITE) for record in records):
             again.append(layer)
-    fed = f"{request.name} ({how}), {Schedule(chunk=bench.case.schedule.chunk)}"
+    decoded = bench.second.run.flags.get("decode", 0)
+    fed = f"{request.name} ({how})" + (f", its last {decoded} ids decoded" if decoded else "")
     said = f"in {len(again)} of {len(layers)} layers again" if again else "not repeated: it does not show"
     return {"repeated": bool(again), "repetition": f"{said} on {fed}", "second_over_floor": scores}
 
