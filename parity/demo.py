@@ -31,7 +31,7 @@ PROMPT = "extra-multiprocessing-forkserver-768"
 """Shipped because the incident breaks its text clearly while whole-tensor cosines stay high; see fixtures/README.md."""
 
 NEW_TOKENS = 32
-"""Of each continuation; the loop begins with the first. Interpreted, a decode step costs what 100 ids of a prompt do."""
+"""Of each continuation; the loop begins with the first. Interpreted, a decode step costs as much as 100 ids."""
 
 
 @dataclass(frozen=True)
