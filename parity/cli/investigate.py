@@ -23,6 +23,10 @@ def investigate(
     floor: Annotated[
         Path | None, typer.Option(help="Noise floor of the engine's recipe; without, none judged.")
     ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompt file, or a folder of them, to make a floor of the engine's recipe from; repeatable."),
+    ] = None,
     second: Annotated[Path | None, typer.Option(help="Independent prompt that a finding must repeat on.")] = None,
     messages: Annotated[Path | None, typer.Option(help="Conversation, as a server takes it, for rung 0.")] = None,
     sut_ids: Annotated[Path | None, typer.Option(help="Ids that the engine fed of --messages.")] = None,
@@ -63,6 +67,7 @@ def investigate(
         oracle=oracle,
         request=None if prompt is None and ids is None else read_request(prompt, ids),
         floor=floor,
+        calibrate=calibrate or (),
         second=None if second is None else read_request(second, None),
         messages=messages,
         sut_ids=sut_ids,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ def ask_case(
     oracle: str,
     request: Request | None,
     floor: Path | None = None,
+    calibrate: Sequence[Path] = (),
     second: Request | None = None,
     messages: Path | None = None,
     sut_ids: Path | None = None,
@@ -46,6 +47,13 @@ def ask_case(
             found="neither",
             next_step="Give the prompt that shows the symptom; shipped prompts are in fixtures/prompts.",
         )
+    if floor is not None and calibrate:
+        raise UsageError(
+            place="--calibrate",
+            expected="a floor to be made, or one that there is",
+            found="both --floor and --calibrate",
+            next_step="Leave one of them out.",
+        )
     if sut_ids is not None and messages is None:
         raise UsageError(
             place="--sut-ids",
@@ -68,6 +76,7 @@ def ask_case(
         sut_ids=() if sut_ids is None else read_fed(sut_ids).ids,
         model=model if Path(model).is_dir() else None,
         floor=None if floor is None else str(floor),
+        calibrate=tuple(map(str, calibrate)),
         schedule=Schedule(chunk=chunk),
         new_tokens=new_tokens,
         knobs=knobs,

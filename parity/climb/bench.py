@@ -14,7 +14,7 @@ from parity.climb.counted import Counted
 from parity.climb.rung import RungResult
 from parity.climb.store import TRACES
 from parity.decode import Reference, decode_reference
-from parity.errors import RunnerError
+from parity.errors import RunnerError, UsageError
 from parity.floor import Floor
 from parity.invariance import Subject
 from parity.ladder.calibrate import Opening
@@ -170,8 +170,22 @@ class Bench:
 
     @cached_property
     def recipe_runner(self) -> Any | None:
-        """The emulation of the engine's recipe, opened here; None where there is none."""
-        return None if self.emulation is None else open_runner(self.emulation.spec, **self.emulation.options)
+        """The emulation of the engine's recipe, opened here; None where there is none.
+
+        `recipe:` is opened with the recipe that the engine says it runs; one that says `unknown` is held against the
+        checkpoint's own.
+        """
+        if self.emulation is None:
+            return None
+        options, recipe = dict(self.emulation.options), self.info.recipe.name
+        if self.emulation.spec.startswith("recipe:") and recipe != "unknown":
+            options.setdefault("recipe", recipe)
+        try:
+            return open_runner(self.emulation.spec, **options)
+        except UsageError:
+            if "recipe" in self.emulation.options or "recipe" not in options:
+                raise
+            return None  # a recipe that nobody emulates
 
     @cached_property
     def decoding(self) -> Reference:

@@ -26,6 +26,7 @@ class Case:
     conversations: to be rendered by the engine and by the template; empty for the standard ones. sut_ids: what the
         engine fed of the first conversation, where it cannot be asked. model: folder of template and tokenizer.
     schedule: how the prompt is fed. new_tokens: of the continuation. floor: file of the noise floor.
+    calibrate: prompt files and folders of them, from which a floor of the engine's recipe is made where none is given.
     claim: a diagnosis that somebody made and that is to be tried. knobs: turn the engine's variants one at a time where
         rung 2 found a symptom.
     """
@@ -41,6 +42,7 @@ class Case:
     sut_ids: tuple[int, ...] = ()
     model: str | None = None
     floor: str | None = None
+    calibrate: tuple[str, ...] = ()
     schedule: Schedule = Schedule()
     new_tokens: int = NEW_TOKENS
     claim: str | None = None

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from parity.climb.rung import RungResult, Status
-from parity.fingerprint.causes import CAUSES
+from parity.fingerprint.causes import (
+    CAUSES,
+    COLUMN_SEGMENT,
+    HEADS_PERMUTED,
+    HEADS_SHIFTED,
+    ROPE_PAIRING,
+    ROWS_PERMUTED,
+    TRANSPOSED,
+)
 from parity.ladder.locate import UNTESTED
 from parity.records import Finding, site_name
 
@@ -92,6 +100,23 @@ def _is_chance(located: Finding) -> bool:
     return ran_again and not located.evidence.get("repeated") and not located.proof.get("proved")
 
 
+ORDERS = (ROPE_PAIRING, HEADS_PERMUTED, HEADS_SHIFTED, ROWS_PERMUTED, COLUMN_SEGMENT)
+"""Causes that say in which other order the elements of a weight stand."""
+
+READ_BY = {
+    "rope_theta": ("attn.q_rope", "attn.k_rope"),
+    "rope_scaling": ("attn.q_rope", "attn.k_rope"),
+    "rotary_dim": ("attn.q_rope", "attn.k_rope"),
+    "rms_eps": ("attn.norm", "attn.q_norm", "attn.k_norm", "mlp.norm", "final_norm"),
+    "norm_offset": ("attn.norm", "attn.q_norm", "attn.k_norm", "mlp.norm", "final_norm"),
+    "softmax_scale": ("attn.context",),
+    "sliding_window": ("attn.context",),
+    "top_k": ("moe.topk_ids", "moe.topk_weights"),
+    "norm_topk_prob": ("moe.topk_weights",),
+}
+"""Stages that compute with a hyper-parameter: an engine that states another value, and is wrong there, is explained."""
+
+
 def _merged(located: Finding, direct: Sequence[Finding]) -> tuple[Finding, list[Finding]]:
     """The site that was found, with what earlier rungs say of the same site: a difference from the checkpoint there is
     its cause, a broken invariance there confirms it."""
@@ -101,6 +126,8 @@ def _merged(located: Finding, direct: Sequence[Finding]) -> tuple[Finding, list[
         if one.rung in ("config", "checkpoint") and _same_site(one, located, sites):
             behind = tuple(cause for cause in (located.cause, one.cause) if cause)
             cause = one.cause or located.cause
+            if one.cause == TRANSPOSED and located.cause in ORDERS:
+                cause = located.cause  # the checkpoint tells that the order is another; the error field tells which
             located = replace(
                 located,
                 rung=f"{one.rung}, {located.rung}",
@@ -121,6 +148,8 @@ def _same_site(one: Finding, located: Finding, sites: set[str]) -> bool:
     places = {str(place).partition(" ")[0] for place in one.evidence.get("places", ())}
     if places:
         return bool(places & sites)
+    if one.stage is None and one.rung == "config":
+        return located.stage in READ_BY.get(one.evidence.get("name", ""), ())
     return one.stage == located.stage and (not one.layers or set(located.layers) <= set(one.layers))
 
 
@@ -171,8 +200,9 @@ def _not_excluded(results: Mapping[int, RungResult]) -> tuple[str, ...]:
 def _limits(results: Mapping[int, RungResult]) -> tuple[str, ...]:
     """What stays open whatever the rungs found: other prompts, and errors that the floor lets pass."""
     said = results[2].evidence.get("decoding") if 2 in results else None
-    counted = isinstance(said, Mapping) and "prompt_ids" in said and "tokens" in said
-    fed = f"of {said['prompt_ids']} ids and {said['tokens']} new tokens" if counted else "that was run"
+    fed = "that was run"
+    if isinstance(said, Mapping) and "prompt_ids" in said and "tokens" in said:
+        fed = f"of {said['prompt_ids']} ids and {said['tokens']} new tokens"
     limits = [f"faults that the prompt {fed} does not reach: longer ones, other tokens, other loads of the experts"]
     judged = [results[number].numbers.get("worst_over_floor") for number in (4, 5) if number in results]
     if any(score is not None for score in judged):

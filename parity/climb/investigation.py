@@ -21,11 +21,16 @@ from parity.errors import UsageError
 from parity.floor import Floor
 from parity.ladder.calibrate import Opening
 from parity.ladder.ledger import LEDGER, Ledger
+from parity.ladder.make_floor import read_documents
+from parity.ladder.recipe_floor import calibrate_recipe
 from parity.process_runner import OnStep, ProcessRunner
 from parity.reading import read_record
 from parity.records import Finding, as_json
-from parity.runner import open_runner
+from parity.runner import Request, open_runner
 from parity.trace import capture_environment
+
+FLOOR = "floor.json"
+"""File of a floor that was made here."""
 
 EXITS = {"clean": 0, "fault": 1, "refused": 2, "unresolved": 2}
 
@@ -110,6 +115,9 @@ def investigate(
             on_step=on_step,
         )
         require_related(bench)
+        if case.calibrate:
+            bench.floor = made_floor(bench)
+            bench.case = replace(case, floor=str(out / FLOOR))
         results = climb(bench, skip=skip, only=only, hear=hear)
         claimed = try_claim(bench, Ledger(out))
     conclusion = conclude(results)
@@ -143,6 +151,22 @@ def finding_content(found: Investigation) -> dict[str, Any]:
         "seconds": found.seconds,
         "exit_code": found.exit_code,
     }
+
+
+def made_floor(bench: Bench) -> Floor:
+    """A floor of the engine's recipe from the case's prompts, each cut to the length of the one that is investigated;
+    made once, and read back when the investigation is resumed."""
+    path = bench.folder / FLOOR
+    if not path.exists():
+        documents = read_documents([Path(one) for one in bench.case.calibrate])
+        documents.pop(bench.case.request.name, None)  # a floor has not seen what it judges
+        requests = [Request(name, ids) for name, ids in documents.items()]
+        model = bench.case.oracle.partition(":")[2]
+        floor = calibrate_recipe(
+            bench.info.recipe.name, model, requests, longest=len(bench.case.request.ids), on_step=bench.tell
+        )
+        floor.save(path)
+    return Floor.load(path)
 
 
 def require_related(bench: Bench) -> None:
@@ -209,6 +233,7 @@ def claim_folder(case: Case, out: Path, *, resume: bool) -> None:
 def commands_of(case: Case) -> list[str]:
     """How to run it again."""
     floor = "" if case.floor is None else f" --floor {case.floor}"
+    floor += "".join(f" --calibrate {one}" for one in case.calibrate)
     options = "".join(f" --option {name}={value}" for name, value in case.sut_options.items())
     return [
         f"parity investigate --sut {case.sut} --oracle {case.oracle} --prompt {case.request.name}.json{floor}{options} "

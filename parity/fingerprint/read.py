@@ -29,6 +29,7 @@ from parity.fingerprint.missing_norm import detect_missing_norm
 from parity.fingerprint.missing_slot import detect_missing_slot
 from parity.fingerprint.missing_term import detect_missing_term
 from parity.fingerprint.nonfinite import detect_nonfinite
+from parity.fingerprint.pair_order import detect_pair_order
 from parity.fingerprint.phase import detect_phase
 from parity.fingerprint.record import Fingerprint
 from parity.fingerprint.rope import detect_rope
@@ -57,6 +58,7 @@ DETECTORS: tuple[Detector, ...] = (
     detect_kv_heads,
     detect_attention_reach,
     detect_kv_slots,
+    detect_pair_order,
     detect_swapped_halves,
     detect_gate_transform,
     detect_missing_norm,

@@ -17,6 +17,9 @@ from parity.records import Site, Slice, site_name
 from parity.stages import family
 from parity.trace import Trace
 
+CACHE = {"bf16": torch.bfloat16, "f16": torch.float16, "fp16": torch.float16, "e4m3": torch.float8_e4m3fn}
+"""Dtypes of a KV cache by the names that recipes give them; any other rounds nothing."""
+
 Rule = Callable[[Trace, int, dict], "Iterator[Breach | None]"]
 
 
@@ -98,14 +101,17 @@ def round_trip(trace: Trace, layer: int, hyper: dict) -> Iterator[Breach | None]
 
 
 def first_position(trace: Trace, layer: int, hyper: dict) -> Iterator[Breach | None]:
-    """Position 0 attends to itself alone: its context is its own value, head by head of the group; one rounding."""
+    """Position 0 attends to itself alone: its context is its own value, head by head of the group; one rounding, and
+    one to the KV cache's dtype, where the engine says that it reads the value back from there."""
+    cache = CACHE.get(trace.run.recipe.kv_cache, torch.float32)
     for number in range(len(trace.run.request_names)):
         context, value = (align(trace, f"attn.{name}", layer, number) for name in ("context", "v"))
         if context is None or value is None or context.position[0] or value.position[0]:
             continue
         own, v = context.tensor[:1].double(), value.tensor[:1].double()
         v = v.repeat_interleave(own.shape[1] // v.shape[1], dim=1)
-        allowed = 2 * unit(context.tensor.dtype) * v.abs() + 1e-30
+        relative = 2 * unit(context.tensor.dtype) + (unit(cache) if cache != value.tensor.dtype else 0.0)
+        allowed = relative * v.abs() + torch.finfo(cache).smallest_normal * unit(cache) + 1e-30
         far = unproven((own - v).abs() / allowed)
         heads = torch.nonzero((far > 1).any(2).flatten()).flatten().tolist()
         slice_ = Slice(heads=tuple(heads) or None, rows=(0,), positions=(0, 1))

@@ -22,7 +22,8 @@ def tell_setup(found: Investigation) -> Iterator[tuple[str, Any]]:
     second, how = case.second_request()
     yield "independent prompt", f"{second.name} ({how})"
     yield "fed", f"chunk {case.schedule.chunk or 'none'}, {case.new_tokens} new tokens, greedy"
-    yield "noise floor", case.floor or "none: differences are measured, not judged"
+    made = f"made of the clean runs of {', '.join(case.calibrate)}" if case.calibrate else ""
+    yield "noise floor", case.floor or made or "none: differences are measured, not judged"
     if case.claim:
         yield "diagnosis to be tried", case.claim
     yield "environment of the investigator", _environment(content.get("environment"))

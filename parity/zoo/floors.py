@@ -9,13 +9,9 @@ from pathlib import Path
 
 from parity.errors import ParityError
 from parity.floor import Floor
-from parity.ladder import Opening, calibrate_apart
-from parity.ladder.plan import STRICT_ORDERS
+from parity.ladder.recipe_floor import calibrate_recipe
 from parity.runner import Request, RunnerInfo
 from parity.zoo.prompts import PromptText
-
-CALIBRATION_RUNS = 12
-"""Clean runs of a floor made here; a stored one has more. They take turns in the orders of the recipe's arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +46,13 @@ def make_floor_for(
     *,
     on_step: Callable[[str, int, int], None] | None = None,
 ) -> FoundFloor:
-    """Calibrate on every second prompt of the pool, at most `CALIBRATION_RUNS`, and keep the floor in `cache`.
+    """Calibrate on every second prompt of the pool, as many as `calibrate_recipe` takes, and keep the floor in `cache`.
 
     The longest prompts among them come first: what lies beyond the longest has no floor.
     """
     longest_first = sorted(pool, key=lambda prompt: (-len(prompt.ids), prompt.name))
-    requests = [Request(prompt.name, prompt.ids) for prompt in longest_first[::2][:CALIBRATION_RUNS]]
-    spec = f"recipe:{model}"
-    floor = calibrate_apart(
-        emulations=[Opening(spec, {"order": order}) for order in STRICT_ORDERS],
-        oracle=Opening(spec, {"recipe": "fp32"}),
-        requests=requests,
-        on_step=on_step,
-    )
+    requests = [Request(prompt.name, prompt.ids) for prompt in longest_first[::2]]
+    floor = calibrate_recipe(info.recipe.name, model, requests, on_step=on_step)
     path = cache / f"{info.recipe.name}-{hashlib.sha256(repr(info.lineage).encode()).hexdigest()[:12]}.json"
     floor.save(path)
     return FoundFloor(path, floor)

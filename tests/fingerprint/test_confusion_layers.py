@@ -30,6 +30,14 @@ from tests.fingerprint.plants import (
 )
 
 T = {
+    "queries in another rope's order": Planted(
+        C.ROPE_PAIRING, edited("attn.q", lambda lab, v: v.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)),
+        lambda lab, f: f.numbers["pairs"] == "side by side",
+    ),
+    "keys in another rope's order": Planted(
+        C.ROPE_PAIRING, edited("attn.k", lambda lab, v: v.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)),
+        lambda lab, f: f.numbers["pairs"] == "in halves",
+    ),
     "window": Planted(
         C.ATTENTION_REACH, lambda lab: lab.field("attn.context", seeing(lab, window(lab, lab.size.T // 3))),
         lambda lab, f: abs(f.numbers["size"] / (lab.size.T // 3) - 1) < 0.2,

@@ -96,3 +96,26 @@ def test_a_norm_that_was_not_applied_is_seen_whatever_its_weight():
     assert (unit_rows(x, normed, eps=0.0) <= 1).all()
     assert (unit_rows(x, x * weight, eps=0.0) > 1).sum() >= 19
     assert np.isnan(unit_rows(x, normed * torch.nan, eps=0.0).numpy()).sum() in (0, 20)
+
+
+def test_position_0_reads_its_value_back_from_the_cache_that_the_engine_names(healthy: Trace):
+    """An engine that computes in fp32 over an f16 cache: its context is the value rounded once to f16, and no more."""
+    tensors = {c.number: healthy.tensor(c) for c in healthy.captures}
+    tensors = {n: t.float() if t.is_floating_point() else t.clone() for n, t in tensors.items()}
+    captures = [replace(c, dtype="float32") if tensors[c.number].is_floating_point() else c for c in healthy.captures]
+    value, context = (healthy.select(stage=f"attn.{name}", layer=LAYER)[0].number for name in ("v", "context"))
+    tensors[value] += 1e-4 * torch.sin(torch.arange(tensors[value].numel())).view_as(tensors[value])
+    firsts = [row for row, at in enumerate(captures[0].rows.position) if at == 0]  # of both requests
+    group = tensors[context].shape[1] // tensors[value].shape[1]
+
+    def broken(cache: str, read_back: torch.Tensor) -> bool:
+        tensors[context][firsts] = read_back.repeat_interleave(group, 1)
+        run = replace(healthy.run, recipe=replace(healthy.run.recipe, kv_cache=cache))
+        breaches = sum_rules(MemoryTrace(run, tuple(captures), tensors)).breaches
+        return any("position 0" in breach.rule for breach in breaches)
+
+    own = tensors[value][firsts]
+    assert not broken("f16", own.half().float())
+    assert broken("fp32", own.half().float())
+    assert broken("f16", own.half().float() * 1.002)
+    assert not broken("fp32", own)

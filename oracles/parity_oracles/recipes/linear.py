@@ -84,6 +84,8 @@ def multiply(x: Operand, matrix: Matrix, arithmetic: Arithmetic, order: Order) -
     if arithmetic.linear == "fp8_block":
         return _multiply_fp8(x, matrix, order)
     if arithmetic.linear == "bf16":
+        if arithmetic.ggml is not None:  # its CPU backend has no matrix unit
+            return _multiply_plain(x.values, matrix.as_bf16, order)
         return multiply_bf16(x.values, matrix.as_bf16, order)
     if arithmetic.linear == "q8_0":
         return _multiply_plain(x.values, matrix.as_q8_0, order)

@@ -138,7 +138,7 @@ def rope(part: str) -> Callable[[Call], torch.Tensor]:
 
     def stage(c: Call) -> torch.Tensor:
         x = c.entered(f"attn.{part}_norm" if layout.head_norms(c.hyper) else f"attn.{part}")
-        angle = c.positions.float()[:, None] * inverse_frequencies(c.hyper, c.order)
+        angle = angles(c)
         angle = torch.cat((angle, angle), -1)[:, None]
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         if c.contracted:
@@ -147,6 +147,22 @@ def rope(part: str) -> Callable[[Call], torch.Tensor]:
         return c.arithmetic.leave(x * cos + torch.cat((-high, low), -1) * sin)
 
     return stage
+
+
+def angles(c: Call) -> torch.Tensor:
+    """[T, K/2] fp32: by how much rope turns each pair at each position.
+
+    Position times inverse frequency; in ggml's recipes one fp32 product after the other from the position on, each with
+    theta^(-2/K) (`ggml_rope_cache_init` of ggml-cpu/ops.cpp), but for an order that says `inv_freq64`.
+    """
+    position = c.positions.float()[:, None]
+    if c.arithmetic.ggml is None or c.order.inv_freq64:
+        return position * inverse_frequencies(c.hyper, c.order)
+    step = torch.tensor(c.hyper.rope_theta, dtype=torch.float32) ** (-2.0 / c.hyper.head_dim)
+    found = [position]
+    for _ in range(1, c.hyper.head_dim // 2):
+        found.append(found[-1] * step)
+    return torch.cat(found, 1)
 
 
 def inverse_frequencies(hyper: Hyper, order: Order) -> torch.Tensor:

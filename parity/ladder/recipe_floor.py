@@ -1,0 +1,53 @@
+"""Which floor judges an engine for which none is stored? One of its own recipe, from clean runs made here.
+
+What an engine says it computes in (`describe().recipe`) is opened as an emulation on the model's folder: never a number
+of the engine itself. A recipe that nobody emulates has no floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from parity.errors import UsageError
+from parity.floor import Floor
+from parity.ladder.calibrate import Opening, calibrate_apart
+from parity.ladder.plan import STRICT_ORDERS
+from parity.process_runner import OnStep
+from parity.runner import Request
+
+RUNS = 12
+"""Clean runs; a floor that was calibrated beforehand has more, and its false alarms are counted."""
+
+LEAST = 4
+"""Documents that a calibration needs."""
+
+
+def calibrate_recipe(
+    recipe: str,
+    model: str,
+    requests: Sequence[Request],
+    *,
+    longest: int | None = None,
+    on_step: OnStep | None = None,
+) -> Floor:
+    """A floor of `recipe` on the weights in folder `model`, from at most RUNS of `requests`, the longest first.
+
+    longest: ids taken of each; a floor reaches no further than its clean runs, so take at least the prompt's length.
+    It is made in a process of its own, since an engine may be loaded in this one. Raises UsageError for fewer than
+    LEAST requests, and for a recipe without an emulation.
+    """
+    if len(requests) < LEAST:
+        raise UsageError(
+            place="calibration of a noise floor",
+            expected=f"at least {LEAST} prompts, each of its own document",
+            found=str(len(requests)),
+            next_step="Name a folder of prompt files, as fixtures/heldout.",
+        )
+    by_length = sorted(requests, key=lambda request: (-len(request.ids), request.name))[:RUNS]
+    spec = f"recipe:{model}"
+    return calibrate_apart(
+        emulations=[Opening(spec, {"recipe": recipe, "order": order}) for order in STRICT_ORDERS],
+        oracle=Opening(spec, {"recipe": "fp32"}),
+        requests=[Request(request.name, request.ids[:longest]) for request in by_length],
+        on_step=on_step,
+    )
