@@ -19,7 +19,7 @@ LLAMA_WHEEL = $(firstword $(wildcard $(WHEELS)/llama_cpp_python-$(LLAMA)-*.whl))
 # A wheel for any machine of this kind: no instruction set of the one that built it, no downloads, no vision models.
 LLAMA_BUILD := -DGGML_NATIVE=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 
-.PHONY: demo test test-long lint clean engines engines-llama engines-vllm use-engines
+.PHONY: demo test test-long lint clean engines engines-llama engines-vllm use-engines notebook
 
 demo: $(READY)
 	$(BIN)/parity demo --out demo-report
@@ -66,5 +66,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[hf,triton,http,llama_cpp,plots,dev]"
 	@touch $@
 
+# The notebooks as JupyterLab opens them, made from their sources; a change there is written back by jupytext.
+notebook: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[notebooks]"
+	cd notebooks && ../$(BIN)/jupytext --quiet --update --to ipynb *.py && ../$(BIN)/jupyter lab
+
 clean:
-	rm -rf $(VENV) demo-report
+	rm -rf $(VENV) demo-report notebooks/*.ipynb

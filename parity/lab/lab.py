@@ -134,6 +134,9 @@ class Lab(Displayed):
         bench.cache = self.cache
         if counted is not None and who is not None:
             bench.remembered = Remembered(counted, who, self.cache, hear=self.heard.append)
+        if case.emulation is not None and case.emulation.startswith("recipe:"):
+            # The engine's recipe, which need not be the checkpoint's own.
+            bench.emulation = Opening(case.emulation, {"recipe": bench.info.recipe.name})
         require_related(bench)
         claim_folder(case, bench.folder, resume=True)
         return bench
@@ -295,8 +298,10 @@ class Lab(Displayed):
 
     @property
     def finding(self) -> Finding:
-        """What follows from the rungs done so far."""
-        return self.investigation.finding
+        """What follows from the rungs done so far; those that were not are not excluded."""
+        found, done = self.investigation, self.bench.results
+        left = [f"rung {one.number} {one.name} was not run" for one in RUNGS if one.number not in done]
+        return replace(found.finding, not_excluded=(*found.finding.not_excluded, *left))
 
     def report(self, html: str | Path | None = None) -> Path:
         """Write the report of what was done so far, one self-contained file; returns its path."""

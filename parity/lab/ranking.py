@@ -108,7 +108,8 @@ def _worst(
     """The worst slices of a table, how many it has, and how many are over the floor."""
     error = np.where(nonfinite(moments) > 0, np.inf, rel_l2(moments))
     lost = (moments.xx == 0) & (moments.yy > 0)
-    order = np.lexsort((np.nan_to_num(error, posinf=np.inf), np.nan_to_num(over, nan=-1.0)))[::-1]
+    # Ties in the order of the rows: of a lost tile the first row says where it begins.
+    order = np.lexsort((-np.nan_to_num(error, posinf=np.inf), -np.nan_to_num(over, nan=-1.0)))
     slices = [
         RankedSlice(
             words(at), phase, int(rows[at]), float(error[at]),

@@ -11,12 +11,18 @@ from parity.report import session
 from parity.report.session import page
 
 MOST_ROWS = 40
+NEAREST = 5
+"""Cleared sites that the page of a healthy summary shows."""
 
 
 def page_of_summary(summary: Summary) -> str:
-    """Counts by verdict, and the sites that are not cleared, the worst phases as they come."""
+    """Counts by verdict, and the sites that are not cleared; where all are, those nearest to their floor."""
     open_ends = [record for record in summary.comparisons if not record.verdict.healthy]
     head = ("site", "phase", "mode", "verdict", "worst slice over its floor", "which, or why")
+    if not open_ends:
+        # A table of nothing tells nothing: how near the nearest are.
+        near = [record for record in summary.comparisons if record.over_floor is not None]
+        open_ends = sorted(near, key=lambda record: -(record.over_floor or 0.0))[:NEAREST]
     rows = [_comparison_row(record) for record in open_ends[:MOST_ROWS]]
     left = f" {len(open_ends) - MOST_ROWS} more are not shown." if len(open_ends) > MOST_ROWS else ""
     said = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items()) or "nothing was compared"
@@ -119,5 +125,6 @@ PICTURES = _PICTURES if find_spec("matplotlib") is not None else {}
 
 
 def _comparison_row(record: Comparison) -> tuple[Any, ...]:
-    which = record.worst[0].where if record.worst and record.verdict is Verdict.EXCEEDS_FLOOR else record.reason
+    worst = record.worst and record.verdict in (Verdict.EXCEEDS_FLOOR, Verdict.WITHIN_FLOOR)
+    which = record.worst[0].where if worst else record.reason
     return record.name, record.phase, record.mode, record.verdict.value, record.over_floor, which

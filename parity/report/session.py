@@ -72,6 +72,7 @@ def page_of_lab(lab: Any) -> str:
     case = lab.bench.case
     rows = [
         ("engine under test", case.sut),
+        *(("its option " + name, value) for name, value in case.sut_options.items()),
         ("oracle", case.oracle),
         ("prompt", f"{case.request.name}, {len(case.request.ids)} ids"),
         ("floor", case.floor or "none: nothing is judged"),
