@@ -62,15 +62,16 @@ class Instrument:
             for name in self.found.names:
                 module = self.model.get_submodule(name)
                 mine = [(n, p) for n, p in enumerate(self.points) if p.source.name == name]
-                inputs, outputs = ({p.result: _putting(put, n) for n, p in mine if p.source.tensor.take == take}
-                                   for take in ("input", "output"))  # fmt: skip
+                inputs, outputs = _by_call(put, mine, "input"), _by_call(put, mine, "output")
                 words = {p.source.tensor.take: _putting(put, n) for n, p in mine
                          if p.source.tensor.take not in ("input", "output")}  # fmt: skip
                 if inputs:
-                    handles.append(module.register_forward_pre_hook(_on_input(inputs, replacing)))
+                    handles.append(
+                        module.register_forward_pre_hook(_on_input(_Calls(inputs), replacing), with_kwargs=True)
+                    )
                 if outputs:
                     rewrite = self._rewrites.get(name) if replacing else None
-                    handles.append(module.register_forward_hook(_on_output(outputs, replacing, rewrite)))
+                    handles.append(module.register_forward_hook(_on_output(_Calls(outputs), replacing, rewrite)))
                 if words:
                     vars(module)[SHOWN] = _on_word(words)
                     marked.append(module)
@@ -98,26 +99,58 @@ def _putting(put: Callable[[int, torch.Tensor], torch.Tensor], number: int) -> P
     return lambda x: put(number, x)
 
 
-def _on_input(puts: dict[int, Put], replacing: bool) -> Any:
-    def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        for result, put in puts.items():
-            back = put(args[result])
-            if replacing:
-                # Written into the tensor: the module's caller may keep it, as the residual after attention is kept.
-                args[result].copy_(back)
+def _by_call(
+    put: Callable[[int, torch.Tensor], torch.Tensor], points: list[tuple[int, Point]], take: str
+) -> dict[int, dict[int, Put]]:
+    """What to do with a module's tensors: by the number of its call in a step, then by result."""
+    found: dict[int, dict[int, Put]] = {}
+    for number, point in points:
+        if point.source.tensor.take == take:
+            found.setdefault(point.source.occurrence, {})[point.result] = _putting(put, number)
+    return found
+
+
+class _Calls:
+    """Counts a module's calls where it is called several times in a step, on behalf of different stages."""
+
+    def __init__(self, puts: dict[int, dict[int, Put]]) -> None:
+        self._puts = puts
+        self._counts = set(puts) != {0}
+        self._made = 0
+
+    def next(self) -> dict[int, Put]:
+        """What to do at the call that begins. A module of one stage does it at every call: twice is then seen."""
+        if not self._counts:
+            return self._puts[0]
+        self._made += 1
+        return self._puts.get(self._made - 1, {})
+
+
+def _on_input(calls: _Calls, replacing: bool) -> Any:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = (*args, *kwargs.values())
+        for result, put in calls.next().items():
+            if result < len(values) and isinstance(values[result], torch.Tensor):
+                back = put(values[result])
+                if replacing:
+                    # Written into the tensor: the module's caller may keep it, as the residual after attention is kept.
+                    values[result].copy_(back)
 
     return hook
 
 
-def _on_output(puts: dict[int, Put], replacing: bool, rewrite: Rewrite | None) -> Any:
+def _on_output(calls: _Calls, replacing: bool, rewrite: Rewrite | None) -> Any:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        puts = calls.next()
         single = isinstance(output, torch.Tensor)
         values = (output,) if single else tuple(output)
         if rewrite is not None:
             return rewrite(values, puts)
-        back = tuple(puts[n](value) if n in puts else value for n, value in enumerate(values))
+        # A list, since a compiler has no frame for a generator in a hook; what is no tensor stays silent, and is named.
+        back = [puts[n](value) if n in puts and isinstance(value, torch.Tensor) else value
+                for n, value in enumerate(values)]  # fmt: skip
         # A hook that returns something replaces the output, so say nothing unless that is wanted.
-        return None if not replacing else back[0] if single else back
+        return None if not replacing else back[0] if single else tuple(back)
 
     return hook
 

@@ -132,6 +132,38 @@ def test_a_sum_of_two_tensors_cannot_be_replaced(half: dict[str, TorchRunner]) -
         runner.forward([FIRST], graft=[Graft(0, "resid.out", torch.zeros(7, 24), capture.rows)])
 
 
+@pytest.mark.parametrize("backend", ["none", "aot_eager"])
+def test_one_module_may_serve_several_stages(
+    backend: str, make_toy: MakeToy, make_map: Callable[..., Any], toy_source: Callable[..., Any], toy_class: Any,
+    half: dict[str, TorchRunner], stages_of: Stages,
+) -> None:  # fmt: skip
+    """A norm that is called for three stages in turn: each call is a stage of its own, in every step."""
+
+    class Shared(toy_class):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers[0].norm1 = self.layers[0].norm2 = self.norm
+
+    changed = make_map(
+        toy_source("layers.{layer}.norm1", "attn.norm", "1 T D"),
+        toy_source("layers.{layer}.norm1", "resid.mid", "1 T D", take="input", occurrence=1),
+        toy_source("layers.{layer}.norm1", "mlp.norm", "1 T D", occurrence=1),
+        toy_source("layers.0.norm1", "final_norm", "1 T D", occurrence=2),
+    )
+    module = Shared()
+    module.load_state_dict(half[backend].model.module.state_dict())
+    runner = TorchRunner(make_toy(module, changed), Compilation(backend))
+    for request in (FIRST, OTHER):
+        assert torch.equal(logits(runner.forward([request], capture=ALL)), runner.logits([request]))
+    seen, apart = (
+        stages_of(runner.forward([FIRST], capture=ALL)),
+        stages_of(half[backend].forward([FIRST], capture=ALL)),
+    )
+    assert seen.keys() == apart.keys()
+    # The toy's three norms have equal weights, so that sharing one changes nothing.
+    assert all(torch.equal(seen[site], apart[site]) for site in seen)
+
+
 def test_it_says_what_it_is(half: dict[str, TorchRunner]) -> None:
     info = half["aot_eager"].describe()
     assert (info.name, info.family, info.layers, info.recipe.name) == ("torch", "llama", 1, "fp32")
