@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,23 +146,48 @@ def test_an_interrupted_process_leaves_no_traceback():
     assert b"Traceback" not in child.stderr.read()
 
 
-def test_a_shell_completes_command_names():
-    shell = "bash"
-    environment = {
-        **ENVIRONMENT,
-        "_PARITY_COMPLETE": f"complete_{shell}",
-        "COMP_WORDS": "parity tr",
-        "COMP_CWORD": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "parity.cli"], capture_output=True, text=True, env=environment, check=False
-    )
-    assert "trace" in done.stdout
-    assert "Traceback" not in done.stderr
-    environment = {**ENVIRONMENT, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "parity.cli", "--show-completion", shell],
-        capture_output=True, text=True, env=environment, check=False,
+def asked(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "parity.cli", *arguments],
+        capture_output=True, text=True, env={**ENVIRONMENT, **environment}, check=False,
+    )  # fmt: skip
+
+
+SHELLS = {
+    "bash": (".bash_completions/parity.sh", "complete -o default -F"),
+    "zsh": (".zfunc/_parity", "#compdef parity"),
+    "fish": (".config/fish/completions/parity.fish", "complete --command parity"),
+}
+"""Where each shell looks for the completion of a command, and what it needs to find there."""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("typed", "offered", "other"), [("tr", "trace", "compare"), ("compare --fl", "--floor", "--sut")]
+)
+def test_a_shell_completes_names_of_commands_and_options(shell: str, typed: str, offered: str, other: str):
+    line = f"parity {typed}"
+    done = asked(
+        _PARITY_COMPLETE=f"complete_{shell}", _TYPER_COMPLETE_FISH_ACTION="get-args", _TYPER_COMPLETE_ARGS=line,
+        COMP_WORDS=line, COMP_CWORD=str(len(typed.split())),
     )  # fmt: skip
     assert done.returncode == 0
-    assert "_PARITY_COMPLETE" in done.stdout
+    assert offered in done.stdout
+    assert other not in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_is_installed_where_the_shell_looks_for_it(shell: str, tmp_path: Path):
+    told = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
+    place, needs = SHELLS[shell]
+    shown = asked("--show-completion", shell, **told)
+    assert shown.returncode == 0
+    assert needs in shown.stdout
+    assert f"_PARITY_COMPLETE=complete_{shell}" in shown.stdout
+    done = asked("--install-completion", shell, **told)
+    assert done.returncode == 0, done.stderr
+    script = tmp_path / place
+    assert script.read_text().strip() == shown.stdout.strip()
+    if shutil.which(shell):  # the shell itself must be able to read it
+        assert subprocess.run([shell, "-n", str(script)], check=False).returncode == 0
