@@ -8,6 +8,8 @@ decode alike, it must go: nothing else makes it. All layers and stages of the fi
 One fault can hide another: a projection whose lost rows are zero gives the next one zeros, which that one maps to zero
 rightly, although it would lose the same rows. What adds error of its own only once the first sites are mended is
 unmasked here, and mended with them.
+
+A fault below every chained floor leaves no excess whose going could be watched: `Silent` says what is asked instead.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from parity.graft.select import select_graft
 from parity.ladder.calibrate import Opening
 from parity.ladder.replay import Replay
 from parity.ladder.replay_graft import Site, replaced_spans, replay_grafts
+from parity.ladder.silent import Silent, direction_of, raised_sites, scores_at, squared_errors
 from parity.ladder.sweep import oracle_trace, sweep
 from parity.process_runner import OnStep
 from parity.records import Finding, Summary, Verdict, site_name, split_site
@@ -48,6 +51,7 @@ class Proof:
     added: by site, the isolated score over the floor with the oracle's tensors at its inputs; above 1 the error stays.
     cleared: chained scores over the floor at every site that exceeded it before, as (before, after the output graft).
     unmasked: sites that add error of their own only once the others are mended, with their isolated scores then.
+    silent: for a fault that no chained floor saw, what is asked in place of `cleared`; None where one saw it.
     effect: of the output graft on the logits, against the oracle's. text_before, text_after: tokens of the greedy
         continuation that agree with the oracle's from the start on, of how many.
     """
@@ -61,6 +65,7 @@ class Proof:
     text_before: tuple[int, int] | None = None
     text_after: tuple[int, int] | None = None
     repeats: bool = True
+    silent: Silent | None = None
 
     @property
     def stays(self) -> bool:
@@ -76,8 +81,10 @@ class Proof:
 
     @property
     def removed(self) -> bool:
-        """Nothing that exceeded its chained floor still does."""
-        return bool(self.cleared) and all(after is not None and after <= 1 for _, after in self.cleared.values())
+        """Nothing that exceeded its chained floor still does; where nothing did, `silent` holds."""
+        if not self.cleared:
+            return self.silent is not None and self.silent.holds
+        return all(after is not None and after <= 1 for _, after in self.cleared.values())
 
     @property
     def proved(self) -> bool:
@@ -97,6 +104,7 @@ class Proof:
             "repeats": self.repeats,
             "stays": self.stays,
             "removed": self.removed,
+            "below_chained_floors": self.silent,
             "sites": self.sites,
             "unmasked": self.unmasked,
             "added_with_oracle_inputs": self.added,
@@ -126,6 +134,11 @@ class Proof:
             if self.removed
             else f"leaves {len(self.left)} of {len(self.cleared)} sites over their floor ({self.effect.line()})"
         )
+        if self.silent is not None:
+            before, after = self.silent.downstream
+            share = 100 * (1 - after / before) if before else 0.0
+            goes = "removes it" if self.removed else "is not shown to remove it"
+            goes += f", which no chained floor sees (squared error downstream {-share:+.3g} %; {self.effect.line()})"
         if self.unmasked:
             goes += f", once {', '.join(self.unmasked)} are mended with them, whose error the others hid"
         arms = f"the SUT's own tensor {sham}; the oracle's inputs: {stays}; the replayed output: {goes}"
@@ -190,7 +203,7 @@ def prove(
         sut, request, trace, lambda seen: _own_tensors(seen, sites, graph, info.inner), again=again, schedule=schedule
     )
     tell("proof", 1, 3)
-    added = _with_oracle_inputs(
+    added, direction = _with_oracle_inputs(
         sut,
         oracle,
         request,
@@ -210,7 +223,8 @@ def prove(
         )
         healed = sut.forward([request], schedule=schedule, capture=CapturePlan(), graft=grafts)
         replaced = [(graft.layer, graft.stage) for graft in grafts]
-        hidden = _adding(Replay(healed, oracle).compare(floor=floor), [*mended, *replaced])
+        isolated = Replay(healed, oracle).compare(floor=floor)
+        hidden = _adding(isolated, [*mended, *replaced])
         if not hidden:
             break
         mended += hidden
@@ -222,14 +236,30 @@ def prove(
         after = sut.generate(prompt or request, max_new_tokens=new, graft=grafts)
         texts = tuple((agreement(one.ids, generations[1].ids), new) for one in (generations[0], after))
     tell("proof", 3, 3)
+    after_all = sweep(oracle, healed, floor=floor)
+    cleared = _cleared(chained, after_all, info.inner)
+    effect = effect_on_logits(before=trace, after=healed, target=target)
+    silent = None
+    if not cleared:
+        first = [name for name in added if split_site(name)[1] == sites[0][1]]
+        silent = Silent(
+            added={name: added[name] for name in first},
+            direction={name: direction[name] for name in first},
+            healed=scores_at(isolated, [site for site in mended if site[1] not in info.inner]),
+            adding=tuple(site_name(*site) for site in hidden),
+            raised=raised_sites(chained, after_all),
+            downstream=squared_errors((chained, after_all), sites[0], graph, layers),
+            changed=effect.changed,
+        )
     return Proof(
         sites=tuple(site_name(*site) for site in sites),
         sham_changed=sham_changed,
         repeats=repeats,
         added=added,
-        cleared=_cleared(chained, sweep(oracle, healed, floor=floor), info.inner),
+        cleared=cleared,
         unmasked=unmasked,
-        effect=effect_on_logits(before=trace, after=healed, target=target),
+        effect=effect,
+        silent=silent,
         text_before=texts[0] if texts else None,
         text_after=texts[1] if texts else None,
     )
@@ -279,8 +309,9 @@ def _with_oracle_inputs(
     inner: frozenset[str],
     floor: Floor,
     schedule: Schedule,
-) -> dict[str, float | None]:
-    """Isolated scores of the sites in a run whose inputs there are the oracle's, routed as the SUT was."""
+) -> tuple[dict[str, float | None], dict[str, str | None]]:
+    """Isolated scores of the sites in a run whose inputs there are the oracle's, routed as the SUT was; and of each why
+    that is an error and no other order of sums, None where that is not known."""
     layers = trace.run.layers
     inputs = {place for layer, stage in sites for place in _replaceable_inputs(layer, stage, graph, layers, inner)}
     grafts = [
@@ -294,11 +325,14 @@ def _with_oracle_inputs(
     fed = sut.forward([request], schedule=schedule, capture=CapturePlan(), graft=grafts)
     replay = Replay(fed, oracle)
     scores: dict[str, float | None] = {}
+    direction: dict[str, str | None] = {}
     for layer, stage in sites:
+        name = site_name(layer, stage)
         records = replay.judge(replay.site(layer, stage), floor=floor)
         found = [math.inf if one.verdict is Verdict.NONFINITE else one.over_floor for one in records]
-        scores[site_name(layer, stage)] = max((score for score in found if score is not None), default=None)
-    return scores
+        scores[name] = max((score for score in found if score is not None), default=None)
+        direction[name] = direction_of(replay, (layer, stage), records, floor)
+    return scores, direction
 
 
 def _replaceable_inputs(layer: int | None, stage: str, graph: Family, layers: int, inner: frozenset[str]) -> set[Site]:

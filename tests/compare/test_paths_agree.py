@@ -59,7 +59,9 @@ def told(record: Comparison) -> tuple:
     return record.verdict, record.rows, record.excluded_rows, record.unjudged, [s.kind for s in record.worst]
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     dtypes=st.tuples(st.sampled_from(DTYPES), st.sampled_from(DTYPES)),
     same=st.booleans(),

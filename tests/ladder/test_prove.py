@@ -120,6 +120,74 @@ def test_a_site_inside_a_kernel_is_replaced_where_the_kernel_ends(attempt: Try):
     assert attempt([(0, "attn.q_norm")], change=no_weights).proved is False
 
 
+def in_one_expert(change_rows: Callable[[torch.Tensor], torch.Tensor], layer: int, expert: int = 1):
+    """What the down projection of one expert of a layer puts out, changed."""
+
+    def change(runner: TritonRunner) -> None:
+        op, layers, count = runner.engine.ops["grouped_gemm_fp8"], runner.config.layers, [0]
+
+        def wrong(*args: Any, expert_offsets: torch.Tensor, **more: Any) -> torch.Tensor:
+            result = op(*args, expert_offsets=expert_offsets, **more)
+            number, count[0] = count[0] % (2 * layers), count[0] + 1
+            if number == 2 * layer + 1:
+                rows = slice(int(expert_offsets[expert]), int(expert_offsets[expert + 1]))
+                result[rows] = change_rows(result[rows].float()).to(result.dtype)
+            return result
+
+        runner.engine.ops["grouped_gemm_fp8"] = wrong
+
+    return change
+
+
+@pytest.mark.parametrize(("layer", "factor"), [(1, 1.01), (0, 0.99)])
+def test_a_fault_below_every_chained_floor_is_proved(attempt: Try, layer: int, factor: float):
+    proof = attempt([(layer, "moe.down")], change=in_one_expert(lambda rows: rows * factor, layer))
+    assert not proof.cleared, "no chained floor sees 1 % of one expert"
+    assert proof.silent is not None
+    assert proof.silent.holds, proof.silent
+    assert proof.proved
+    said = proof.silent.direction[f"L0{layer}.moe.down"]
+    assert said is not None
+    assert ("along" if factor > 1 else "against") in said
+    assert "which no chained floor sees" in proof.sentence()
+
+
+def jitter(rows: torch.Tensor) -> torch.Tensor:
+    """A stand-in for an order of sums that the emulation does not have: a unit of bf16, either way."""
+    sign = torch.randint(0, 2, rows.shape, generator=torch.Generator().manual_seed(0)).float() * 2 - 1
+    return rows * (1 + 2.0**-8 * sign)
+
+
+@pytest.mark.parametrize("control", [None, "reduction_order", "bf16_rounding_order", in_one_expert(jitter, 1)])
+def test_no_control_is_proved_for_want_of_a_symptom(attempt: Try, control: Any):
+    plant = {"change": control} if callable(control) else {"fault": control}
+    proof = attempt([(1, "moe.down")], **plant)
+    assert not proof.cleared
+    assert not proof.proved
+    assert proof.silent is not None
+    assert not proof.silent.holds
+    # A unit of bf16 either way is more error indeed, if less than its gate; the others have no direction at all.
+    assert callable(control) or proof.silent.direction == {"L01.moe.down": None}
+
+
+def test_one_fault_of_two_does_not_prove_the_other_away(attempt: Try):
+    def both(runner: TritonRunner) -> None:
+        in_one_expert(lambda rows: rows * 1.01, 1)(runner)
+        in_one_expert(lambda rows: rows * 1.01, 0, expert=3)(runner)
+
+    proof = attempt([(0, "attn.out")], change=both)
+    assert not proof.proved
+    assert "L01.moe.down" in proof.unmasked
+
+
+def test_weights_not_renormalized_are_proved_though_oracle_inputs_move_tokens(attempt: Try):
+    """With other inputs some tokens choose other experts; those that do not must keep the kernel's own weights."""
+    sites: list[Site] = [(layer, "moe.topk_weights") for layer in (0, 1)]
+    proof = attempt(sites, fault="moe_topk_not_renormalized")
+    assert proof.stays, proof.added
+    assert proof.proved
+
+
 def test_a_site_that_only_inherits_is_not_confirmed_beside_one_that_adds(attempt: Try):
     proof = attempt([(1, "moe.down"), (1, "moe.experts")], change=scale_rows("grouped_gemm_fp8", {3}, 1.5))
     assert proof.proved

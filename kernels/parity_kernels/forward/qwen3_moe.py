@@ -195,12 +195,25 @@ class Qwen3Moe:
         self._look(probe, "moe.router_logits", logits, index)
         chosen = probe("moe.topk_ids", ids, index)
         if logits is not None and not torch.equal(chosen, ids):
-            # Other experts than the router chose: their weights follow from the same logits.
+            routing = self._weights_of(chosen, ids, routing, logits)
             ids = chosen.contiguous()
-            routing = logits.softmax(-1).gather(1, ids.long())
-            if c.norm_topk_prob:
-                routing = routing / routing.sum(-1, keepdim=True)
         return ids, probe("moe.topk_weights", routing, index)
+
+    def _weights_of(
+        self, chosen: torch.Tensor, ids: torch.Tensor, routing: torch.Tensor, logits: torch.Tensor
+    ) -> torch.Tensor:
+        """Weights [T, S] of experts that were put in place of the router's own choice `ids`.
+
+        Tokens whose experts stay keep the kernel's own weights, slot by slot: what a kernel does wrong must not vanish
+        because another token went elsewhere. Those of other experts follow from the same logits.
+        """
+        ranked, own = chosen.sort(-1), ids.sort(-1)
+        kept = (ranked.values == own.values).all(-1, keepdim=True)
+        moved = torch.empty_like(routing).scatter_(-1, ranked.indices, routing.gather(-1, own.indices))
+        other = logits.softmax(-1).gather(1, chosen.long())
+        if self.config.norm_topk_prob:
+            other = other / other.sum(-1, keepdim=True)
+        return torch.where(kept, moved, other.to(moved.dtype))
 
     def _activate(
         self, gate_up: torch.Tensor, index: int, weights: LayerWeights, probe: Probe, seen: dict[str, Any]
