@@ -6,7 +6,8 @@ candidates, and their ends are then found token by token. Three kinds:
 
 exact     every token matches.
 template  every token matches once numbers are taken as equal: a line that repeats with other numbers in it.
-fuzzy     FUZZY_RATE of the tokens match, numbers taken as equal, at a lag that may wander by two tokens, or a 32nd.
+fuzzy     FUZZY_RATE of the tokens match, at a lag that may wander by two tokens, or a 32nd; words vary, not numbers
+          alone.
 
 Healthy text repeats itself too: tables, code, refrains, counting. What tells a loop from these: it fills the text to
 its end or goes on for very long; and where numbers or words vary it repeats running prose, three words in a row and
@@ -16,6 +17,7 @@ in tests/text; a report gives the loop's own numbers beside them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +37,17 @@ eight tokens; a line `Step 5: now we check the value 3.` has 6 words of 10, a re
 LEAST_TOKENS = {"exact": 48, "template": 96, "fuzzy": 128}
 LEAST_REPEATS = {"exact": 4.0, "template": 12.0, "fuzzy": 4.0}
 """Of a loop that goes on to the end of the text."""
+
+WORDS_CHANGED = 1 / 8
+"""Words among the tokens that change in a fuzzy loop: where they are fewer it is numbers that vary."""
+
+TIGHT_SHARE = 1 / 8
+"""Marks as prose never sets them (a comma, dot or opening bracket without a blank, underscores, equals signs), per
+word, from which a round is a record or code: as many as prose has marks of all kinds."""
+
+STANZA_LINES, LINE_WORDS = 3, 12
+"""Lines of a round, and words of each, from which a round that varies is a stanza: a song may have LEAST_REPEATS of a
+template of them."""
 
 WORDLESS_REPEATS = 16.0
 """Of an exact loop without a word in it, which then runs to the very end: rows of a table can be the same a few times,
@@ -65,16 +78,32 @@ class Loop:
 def find_loop(text: TokenText) -> Loop | None:
     """The loop that starts first; None for a text without one. An empty text has none. Of bare ids, exact loops only:
     which of them are numbers or words is not known."""
-    found = _loops(text.codes, _matches(text.codes), text, "exact")
-    if not found and text.strings is not None:
-        masked = text.without_numbers
-        counts = _matches(masked)
-        found = _loops(masked, counts, text, "template") or _loops(masked, counts, text, "fuzzy")
-    # The smallest period of those that start together is the loop; the others are its multiples.
-    return min(found, key=lambda loop: (loop.start // (2 * BLOCK), loop.period, loop.start), default=None)
+    counts = _matches(text.codes)
+    exact = _first(_loops(text.codes, counts, text, "exact"))
+    if text.strings is None:
+        return exact
+    masked = text.without_numbers
+    words = _matches(masked)
+    other = _first(_loops(masked, words, text, "template") or _loops(text.codes, counts, text, "fuzzy", words))
+    if exact is None or other is None:
+        return exact or other
+    # Rounds that vary may come to repeat exactly: the loop began with the first of them.
+    return other if other.start + 2 * other.period + SMOOTHED * BLOCK < exact.start else exact
 
 
-def _loops(codes: NDArray[np.int32], counts: NDArray[np.uint8], text: TokenText, kind: str) -> list[Loop]:
+def _first(loops: list[Loop]) -> Loop | None:
+    """The smallest period of those that start together is the loop; the others are its multiples."""
+    return min(loops, key=lambda loop: (loop.start // (2 * BLOCK), loop.period, loop.start), default=None)
+
+
+def _loops(
+    codes: NDArray[np.int32],
+    counts: NDArray[np.uint8],
+    text: TokenText,
+    kind: str,
+    words: NDArray[np.uint8] | None = None,
+) -> list[Loop]:
+    """words: the matches once numbers are taken as equal, for a fuzzy loop."""
     rate = FUZZY_RATE if kind == "fuzzy" else 1.0
     if kind == "fuzzy":
         counts = _wandering(counts)
@@ -85,6 +114,8 @@ def _loops(codes: NDArray[np.int32], counts: NDArray[np.uint8], text: TokenText,
             stop = (last + 1) * BLOCK
             stop = len(codes) if len(codes) - stop < BLOCK else stop
             loop = Loop(kind, period, max(first * BLOCK - period, 0), stop, share, stop >= len(codes) - _tail(period))
+            if words is not None and _numbers_alone(words, loop, first, last):
+                continue
         else:
             low = _extend_back(codes, first * BLOCK, period)
             stop = _extend(codes, (last + 1) * BLOCK, period)
@@ -92,6 +123,13 @@ def _loops(codes: NDArray[np.int32], counts: NDArray[np.uint8], text: TokenText,
         if loop.rate >= (ROUND_RATE if kind == "fuzzy" else rate) and _counts_as_loop(loop, text):
             found.append(loop)
     return found
+
+
+def _numbers_alone(words: NDArray[np.uint8], loop: Loop, first: int, last: int) -> bool:
+    """Whether next to nothing but numbers varies: a count or a table, unless it is a template to the very end."""
+    reach = max(WANDER, loop.period // WANDER_SHARE)
+    near = words[max(loop.period - 1 - reach, 0) : loop.period + reach, first : last + 1].max(axis=0)
+    return 1 - near.mean() / BLOCK < WORDS_CHANGED * (1 - loop.rate)
 
 
 def _wandering(counts: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -128,11 +166,14 @@ def _stretches(counts: NDArray[np.uint8], rate: float) -> list[tuple[int, int, i
         sums = np.cumsum(np.pad(counts, ((0, 0), (1, 0))), axis=1, dtype=np.uint32)
         wide = sums[:, SMOOTHED:] - sums[:, :-SMOOTHED] >= rate * BLOCK * SMOOTHED
         good[:, SMOOTHED // 2 : SMOOTHED // 2 + wide.shape[1]] |= wide
+        # The last window stands for its last blocks too: a word that is another there does not end the loop.
+        good[:, -(SMOOTHED // 2) :] |= wide[:, -1:]
         for lag in range(len(counts)):
             span = -(-(lag + 1) // BLOCK)
             if span > SMOOTHED and counts.shape[1] >= span:
                 round_ = sums[lag, span:] - sums[lag, :-span] >= ROUND_RATE * BLOCK * span
                 good[lag, span // 2 : span // 2 + len(round_)] |= round_
+                good[lag, span // 2 + len(round_) :] |= round_[-1]
     found = []
     for lag in np.flatnonzero((good[:, 1:] & good[:, :-1]).any(1)).tolist():
         edges = np.flatnonzero(np.diff(np.concatenate([[0], good[lag].view(np.int8), [0]])))
@@ -183,6 +224,8 @@ def _worded(text: TokenText, once: slice) -> bool:
 def _prose(text: TokenText, loop: Loop) -> bool:
     """Whether a round has PROSE_WORDS words in a row with nothing but blanks between them, and is PROSE_SHARE words."""
     once = slice(loop.start, loop.start + 2 * loop.period)  # a run may cross the end of the round
+    if _tight(text, once) or (loop.repeats < LEAST_REPEATS["template"] and _stanza(text, once)):
+        return False
     written = sum(not string.isspace() for string in (text.strings or ())[once])
     if text.is_word[once].sum() < PROSE_SHARE * max(written, 1):
         return False
@@ -195,3 +238,23 @@ def _prose(text: TokenText, loop: Loop) -> bool:
         if words >= PROSE_WORDS:
             return True
     return False
+
+
+_TIGHT = re.compile(r"[,;](?=[^\W\d])|\w\.(?=[a-z])|\w\(|_|[{}=<>|\\\t]")
+
+
+def _tight(text: TokenText, once: slice) -> bool:
+    """Whether the marks of two rounds are set as records and code set them."""
+    marks = len(_TIGHT.findall("".join((text.strings or ())[once])))
+    return marks > TIGHT_SHARE * int(text.is_word[once].sum())
+
+
+def _stanza(text: TokenText, once: slice) -> bool:
+    """Whether a round is several short lines that say different things; `once` holds two rounds."""
+    strings, is_word = (text.strings or ())[once], text.is_word[once]
+    lines = sum("\n" in string for string in strings)
+    half = len(strings) // 2
+    words = [string.strip() for string, word in zip(strings[:half], is_word[:half].tolist(), strict=True) if word]
+    if lines < 2 * STANZA_LINES or 2 * len(words) > LINE_WORDS * lines:
+        return False
+    return len(set(words)) * STANZA_LINES > len(words)  # a line that is said so many times over is no stanza

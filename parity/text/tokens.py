@@ -44,14 +44,15 @@ class TokenText:
 
     @cached_property
     def is_word(self) -> NDArray[np.bool_]:
-        """[N], tokens that hold letters and nothing but letters and blanks, number words excepted; all of them for bare
-        ids."""
+        """[N], tokens that hold letters and nothing but letters and blanks, number words and the constants of data
+        formats excepted; all of them for bare ids."""
         if self.strings is None:
             return np.ones(len(self), bool)
         known: dict[str, bool] = {}
         for string in self.strings:
             if string not in known:
-                known[string] = string.strip().isalpha() and not is_number_word(string)
+                plain = string.strip()
+                known[string] = plain.isalpha() and plain.lower() not in _CONSTANTS and not is_number_word(string)
         return np.array([known[string] for string in self.strings], bool)
 
     @cached_property
@@ -61,6 +62,8 @@ class TokenText:
             return np.zeros(len(self), bool)
         return np.array([string.isspace() and "\n" not in string for string in self.strings], bool)
 
+
+_CONSTANTS = frozenset({"true", "false", "null", "none", "nil", "nan", "undefined"})
 
 _DIGITS = re.compile(r"\d+")
 
