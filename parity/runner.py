@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -230,6 +230,18 @@ class Runner(Protocol):
     ) -> Generation:
         """Continue one request, prompt and new tokens under the grafts; greedily without `sampling`, which only runners
         that can `sample` take."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A runner that can be watched while it generates: one pass in the place of a generation and a forward pass."""
+
+    def generate_watched(
+        self, request: Request, *, max_new_tokens: int, capture: CapturePlan, sampling: Sampling | None = ...
+    ) -> tuple[Generation, Trace]:
+        """The continuation, and the trace that `forward` gives of the prompt and all of it but the last id, the
+        continuation fed one by one."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -168,6 +168,22 @@ class Feeder(ABC):
         recorder = Recorder(None, self._run([request], schedule), graft)
         with self.tapped(), recorder:
             return self._generate(request, max_new_tokens, schedule, recorder, sampling)
+
+    @torch.no_grad()
+    def generate_watched(
+        self, request: Request, *, max_new_tokens: int, capture: CapturePlan, sampling: Sampling | None = None
+    ) -> tuple[Generation, Trace]:
+        """`generate`, and the trace of `forward` on the same ids, in one go: the steps are the same ones."""
+        sampling = sampling or Sampling()
+        require_ids(sampling, self.hyper.vocab)
+        self._check([request], Schedule(), max_new_tokens)
+        recorder = Recorder(capture, self._run([request], Schedule()))
+        with self.tapped(), recorder:
+            new = self._generate(request, max_new_tokens, Schedule(), recorder, sampling)
+        seen = recorder.trace()
+        fed = Request(request.name, (*request.ids, *new.ids[:-1]))
+        run = replace(self._run([fed], Schedule(decode=len(new.ids) - 1)), declared=seen.run.declared)
+        return new, MemoryTrace(run, seen.captures, {c.number: seen.tensor(c) for c in seen.captures})
 
     def _generate(
         self, request: Request, max_new_tokens: int, schedule: Schedule, recorder: Recorder | None, sampling: Sampling

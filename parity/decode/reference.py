@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from parity.decode.noise import Noise, is_exact, noise_of_emulation, noise_of_floor
 from parity.decode.sampler import SamplerCheck, check_sampler
 from parity.decode.shown import completed
-from parity.decode.side import Forced, continue_greedily, force, require_decoding
+from parity.decode.side import Forced, continue_and_force, force, require_decoding
 from parity.floor import Floor
 from parity.metrics.logits import logit_distance
 from parity.records import Recipe
@@ -91,10 +91,13 @@ def decode_reference(
     info = oracle.describe()
     require_decoding(info, request, tokens)
     if continuation is None:
-        tell("the oracle's continuation")
-    ids = continue_greedily(oracle, request, tokens, sampling=sampling) if continuation is None else tuple(continuation)
-    tell("the oracle, teacher-forced")
-    forced = force(oracle, request, ids)
+        tell("the oracle's continuation and its logits on it")
+        forced = continue_and_force(oracle, request, tokens, sampling=sampling)
+        ids = forced.ids[forced.prompt :]
+    else:
+        tell("the oracle, teacher-forced")
+        ids = tuple(continuation)
+        forced = force(oracle, request, ids)
     near = truth = recipe = None
     if floor is None and emulation is not None and (exact is not None or is_exact(info)):
         tell("the recipe's emulation, teacher-forced")

@@ -11,7 +11,7 @@ import torch
 from parity.errors import RunnerError, UsageError
 from parity.graft.effect import logits_of
 from parity.records import Run
-from parity.runner import CapturePlan, Generation, Request, RunnerInfo, Schedule
+from parity.runner import CapturePlan, Generation, Request, RunnerInfo, Schedule, Watched
 from parity.sampling import Sampling
 
 VOCABULARY = ("vocab", "vocab_size")
@@ -90,10 +90,28 @@ def continuation_of(runner: Any, request: Request, tokens: int, *, sampling: Sam
     sampling: penalties and bans asked for; a runner that cannot `sample`, or settings that ask for nothing, get none,
     so that the runner's own defaults show.
     """
-    under = {}
-    if sampling is not None and sampling != Sampling() and "sample" in runner.describe().can:
-        under = {"sampling": sampling}
-    new = runner.generate(request, max_new_tokens=tokens, **under)
+    return _some(runner.generate(request, max_new_tokens=tokens, **_settings(runner, sampling)), request)
+
+
+def continue_and_force(runner: Any, request: Request, tokens: int, *, sampling: Sampling | None = None) -> Forced:
+    """The runner's own continuation, as `continuation_of` asks for it, and its logits on it, as `force` gives them.
+
+    In one pass where the runner can be watched while it generates, else in two, of which each feeds the whole prompt.
+    """
+    if not isinstance(runner, Watched):
+        return force(runner, request, continue_greedily(runner, request, tokens, sampling=sampling))
+    plan, under = CapturePlan(stages=("logits",)), _settings(runner, sampling)
+    new, trace = runner.generate_watched(request, max_new_tokens=tokens, capture=plan, **under)
+    ids = (*request.ids, *_some(new, request).ids)
+    return Forced(ids, len(request.ids), _rows(trace, Request(request.name, ids[:-1]), 0, len(ids) - 1), trace.run)
+
+
+def _settings(runner: Any, sampling: Sampling | None) -> dict[str, Sampling]:
+    asked = sampling is not None and sampling != Sampling() and "sample" in runner.describe().can
+    return {"sampling": sampling} if asked and sampling is not None else {}
+
+
+def _some(new: Generation, request: Request) -> Generation:
     if not new.ids:
         raise RunnerError(
             place=f"continuation of request {request.name}",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from parity.decode import compare_decoding, decode_reference, examine_sampler
 from parity.decode.side import force
@@ -117,3 +118,22 @@ def test_an_engine_that_shows_what_it_chose_from_is_not_run_on_its_own_text(
     other = compare_decoding(sut=first, oracle=oracle, request=prompt(9, 1), tokens=3, emulation=near)
     assert other.sampler.outcome == "as_asked"
     assert first.calls == (1, 1), "its logits on the oracle's text are all that was asked for besides"
+
+
+@pytest.mark.parametrize("kind", ["exact", "recipe"])
+def test_an_oracle_that_can_be_watched_feeds_its_prompt_once_and_gives_the_same_bits(
+    kind: str, prompt: Make, request: pytest.FixtureRequest
+):
+    oracle = request.getfixturevalue(kind)
+    fed = prompt(9)
+    apart = force(oracle, fed, oracle.generate(fed, max_new_tokens=4).ids)
+    steps: list[str] = []
+    oracle.on_step = lambda what, done, total: steps.append(what)
+    try:
+        once = decode_reference(oracle, fed, 4).forced
+    finally:
+        oracle.on_step = None
+    assert steps == ["generate"] * 4  # the prompt, and three of the four new ids
+    assert once.ids == apart.ids
+    assert torch.equal(once.logits, apart.logits)
+    assert once.run == apart.run
