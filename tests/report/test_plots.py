@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -282,6 +283,26 @@ def test_values_that_are_not_finite_are_said():
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("first", [0.0, 0.03])
+def test_an_error_that_begins_small_is_not_called_even(first: float):
+    position = np.arange(160)
+    turning = np.minimum(first + 0.08 * position, 1.0)
+    rising = replace(reduce_field(field()), position=position, position_median=turning, position_worst=turning)
+    from_half = 7 if first == 0 else 6  # 0.08 a position: 0.56, or 0.03 and 0.48
+    said = f"error is {first:.2g} at first and 1 at the end, half of it from position {from_half} on"
+    assert said in draw_position_curve([rising]).title
+    flat = np.full(160, 0.5)
+    assert "even along" in draw_position_curve([replace(rising, position_median=flat, position_worst=flat)]).title
+
+
+@pytest.mark.parametrize(("factor", "said"), [(0.0, "lost"), (-0.2, "wrong")])
+def test_rows_are_called_lost_only_where_they_are_zero(factor: float, said: str):
+    def spoil(x) -> None:
+        x[: len(x) // 2] *= factor
+
+    assert f"of the rows are {said}" in draw_error_field(reduce_field(field(change=spoil))).title
+
+
 def test_tokens_of_a_model_are_drawn_as_text():
     bad = ("<script>", "$x^2$", "\u202eabc", "\x00\x1b[31m", "字", "\ud800", "a" * 1_000_000, "\n\t", "😀", "\ufffd")
     picture = draw_text_divergence(TextPair(tuple(range(10)), tuple(range(1, 11)), bad, bad))

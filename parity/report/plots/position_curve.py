@@ -18,6 +18,10 @@ _LOOKS = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":"), (INK, "-
 GROWS = 2.0
 """The last quarter's median over the first's from which the message says that error grows."""
 
+JUMPS = 3 * GROWS
+"""The last quarter's median over the first few positions' from which the message says that error begins small; the same
+as for a launch boundary, far over the factor of 2 by which clean rows of one stage differ."""
+
 _MOST_BOUNDARIES = 64
 
 
@@ -96,6 +100,12 @@ def _message(fields: Sequence[ReducedField]) -> str:
     first, last = np.median(field.position_median[:quarter]), np.median(field.position_median[-quarter:])
     if first > 0 and last / first >= GROWS and len(field.position) >= 8:
         return f"{field.name}: error grows {last / first:.2g} times from the first quarter of the positions to the last"
+    begin = _rise(field)
+    if begin is not None:
+        low, half = begin
+        return (
+            f"{field.name}: error is {low:.2g} at first and {last:.2g} at the end, half of it from position {half} on"
+        )
     spread = field.position_worst.max() / max(float(np.median(field.position_worst)), 1e-30)
     if spread >= 10:
         high = np.flatnonzero(field.position_worst >= field.position_worst.max() / 3)
@@ -108,6 +118,21 @@ def _message(fields: Sequence[ReducedField]) -> str:
         worst, usual = field.position_worst.max(), np.median(field.position_median)
         return f"{field.name}: single rows err by up to {worst:.2g} {where}, the typical row by {usual:.2g}"
     return f"{names}: error is even along the sequence, median {np.median(field.position_median):.2g}"
+
+
+def _rise(field: ReducedField) -> tuple[float, int] | None:
+    """Least error of the first eighth and the position from which half of the last quarter's is reached, where the rise
+    is by more than JUMPS: a rotation that starts at position 0 turns within some tokens. None where it is even."""
+    n = len(field.position)
+    if n < 16:
+        return None
+    start = field.position_median[: n // 8]
+    last = float(np.median(field.position_median[-(n // 4) :]))
+    rising = float(start[0]) <= 1.5 * float(start.min())
+    if not rising or not last or last < JUMPS * float(np.median(start[: max(n // 64, 2)])):
+        return None
+    reached = int(np.flatnonzero(field.position_median >= last / 2)[0])
+    return float(start.min()), int(field.position[reached])
 
 
 def _to_the_end(field: ReducedField) -> bool:
@@ -128,6 +153,6 @@ def _jump(field: ReducedField) -> tuple[int, float] | None:
         )
         low, high = sorted((float(before), float(after)))
         ratio = high / low if low > 0 else (float("inf") if high > 0 else 1.0)
-        if ratio >= 3 * GROWS and np.isfinite(ratio) and (best is None or ratio > best[1]):
+        if ratio >= JUMPS and np.isfinite(ratio) and (best is None or ratio > best[1]):
             best = (at, ratio)
     return best
