@@ -126,6 +126,8 @@ lab.close()
 # ## Answer
 #
 # The last cell says it for the engine that ran here: how many sites lie within the floor of its own recipe,
-# chained and alone, and which is the worst. Its text is the oracle's, token for token, and no stage is missing,
-# of another shape, or not finite. A floor that was calibrated on a dozen texts is a rough one; for a verdict to
-# act upon, calibrate on some hundred runs (`parity floor calibrate`).
+# chained and alone, which it does not show, and which is the worst. Its text is the oracle's, token for token,
+# and nothing is of another shape, or not finite. A stage that is over its floor *alone* computes otherwise than
+# the recipe says whose floor it is held against; whether that is a fault or a choice of the engine is for its
+# authors. A floor that was calibrated on a dozen texts is a rough one; for a verdict to act upon, calibrate on
+# some hundred runs (`parity floor calibrate`).

@@ -123,7 +123,8 @@ finding = lab.zoom()
 finding
 
 # %% [markdown]
-# Rotations of the wrong angle: the error grows along the sequence, and is small at its beginning.
+# Rotations of the wrong angle: nothing is wrong at position 0, where nothing is turned, and the error comes
+# within some tokens.
 
 # %%
 site = lab.zoom(0, "attn.q_rope")
