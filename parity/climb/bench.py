@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from parity.climb.case import Case
 from parity.climb.counted import Counted
 from parity.climb.rung import RungResult
@@ -16,6 +18,7 @@ from parity.climb.store import TRACES
 from parity.decode import Reference, decode_reference
 from parity.errors import RunnerError, UsageError
 from parity.floor import Floor
+from parity.floor.bins import Bin, position_range
 from parity.invariance import Subject
 from parity.ladder.calibrate import Opening
 from parity.ladder.replay import Replay
@@ -24,6 +27,9 @@ from parity.process_runner import OnStep
 from parity.records import Run
 from parity.runner import CapturePlan, Request, RunnerInfo, Schedule, open_runner
 from parity.trace import Trace, open_trace, verify_trace
+
+DECODE = "decode"
+"""Folder, below `traces`, of the trace that has decode steps behind the prompt."""
 
 DECODED = 3
 """Decode steps that are traced at least, where decode is what goes wrong: as many as the check of prefill against
@@ -96,7 +102,9 @@ class Bench:
 
     @property
     def trace_folder(self) -> Path:
-        return Path(self.case.trace_folder) if self.case.trace_folder else self.folder / TRACES / "sut"
+        if self.case.trace_folder:
+            return Path(self.case.trace_folder)
+        return self.folder / TRACES / (DECODE if self.wrong_in_decode else "sut")
 
     @cached_property
     def trace(self) -> Trace:
@@ -113,18 +121,54 @@ class Bench:
 
     @cached_property
     def fed(self) -> tuple[Request, Schedule]:
-        """What is traced, and how it is fed: the prompt, and where rung 2 saw the engine go wrong in decode alone, the
-        oracle's next ids behind it as decode steps, to past the first that is wrong."""
+        """What is traced, and how it is fed: the prompt, and where the engine was seen to go wrong in decode alone, by
+        rung 2 or rung 5, the oracle's next ids behind it as decode steps."""
+        symptom = self.results.get(2)
+        seen = symptom.evidence.get("decoding") if symptom is not None and symptom.ran else None
+        starts = isinstance(seen, Mapping) and seen.get("starts") == "decode"
+        decoding = self.with_decode() if starts or self.wrong_in_decode else None
+        return decoding or (self.case.request, self.case.schedule)
+
+    def with_decode(self) -> tuple[Request, Schedule] | None:
+        """The prompt and decode steps behind it, to past the first that rung 2 saw go wrong; None where the oracle's
+        continuation or a floor of decode steps is not known, or the prompt is fed with decode steps of its own."""
         case, symptom = self.case, self.results.get(2)
         seen = symptom.evidence.get("decoding") if symptom is not None and symptom.ran else None
-        if not isinstance(seen, Mapping) or seen.get("starts") != "decode" or case.schedule.decode:
-            return case.request, case.schedule
-        behind = tuple(seen["oracle_ids"])[:-1]
-        first = seen.get("first_out")
-        wanted = DECODED if first is None else max(DECODED, first - seen["prompt_ids"] + 2)
-        steps = min(wanted, len(behind))
+        if not isinstance(seen, Mapping) or case.schedule.decode or self.floor is None:
+            return None
+        behind, first = tuple(seen["oracle_ids"])[:-1], seen.get("first_out")
+        late = first is not None and first >= seen["prompt_ids"]
+        steps = min(max(DECODED, first - seen["prompt_ids"] + 2) if late else DECODED, len(behind))
         ids = (*case.request.ids, *behind[:steps])
+        last = int(position_range(np.array([len(ids) - 1]))[0])
+        judged = [
+            self.floor.gate(Bin(mode, "resid.out", 0, "row", "rel_l2", "decode", last, -1)) is not None
+            for mode in ("chained", "isolated")
+        ]
+        if not steps or not all(judged):
+            return None
         return replace(case.request, ids=ids), replace(case.schedule, decode=steps)
+
+    @property
+    def wrong_in_decode(self) -> bool:
+        """Whether rung 5 found the prompt's stages right and those of the decode steps behind it wrong."""
+        replayed = self.results.get(5)
+        return replayed is not None and replayed.numbers.get("phase") == "decode"
+
+    def trace_decode(self) -> Trace | None:
+        """The engine on the prompt and decode steps behind it, beside the trace of the prompt; None as `with_decode`,
+        and where what is traced decodes already."""
+        asked = self.with_decode()
+        if self.sut is None or asked is None or self.fed[1].decode:
+            return None
+        folder = self.folder / TRACES / DECODE
+        shutil.rmtree(folder, ignore_errors=True)
+        return self.engine.forward([asked[0]], schedule=asked[1], capture=CapturePlan(out=folder))
+
+    def trace_anew(self) -> None:
+        """Forget what was computed of the trace: another one takes its place."""
+        for name in ("fed", "trace", "run", "request", "second", "truth", "replay", "emulated_trace", "emulated_truth"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def request(self) -> Request:

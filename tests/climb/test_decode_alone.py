@@ -21,26 +21,29 @@ def request_96() -> Request:
     return Request(prompt.stem, read_prompt(prompt).request.ids[:96])
 
 
-def test_a_stage_that_is_wrong_in_decode_alone_is_placed_repeated_and_proved(request_96: Request, tmp_path: Path):
+@pytest.mark.parametrize("factor", [3.0, 1.03])
+def test_a_stage_that_is_wrong_in_decode_alone_is_placed_and_proved(request_96: Request, tmp_path: Path, factor: float):
+    """The large factor shows in the logits; the small one in the stage alone, which rung 5 looks for."""
     # A step of one row is a decode step: what a decode kernel of its own would get wrong.
-    engine = Planted(MODEL, {(2, "attn.out"): lambda x: (x.float() * 3).to(x.dtype) if len(x) == 1 else x})
+    engine = Planted(MODEL, {(2, "attn.out"): lambda x: (x.float() * factor).to(x.dtype) if len(x) == 1 else x})
     case = Case(
         sut=f"recipe:{MODEL}", oracle=f"hf:{MODEL}", request=request_96, emulation=f"recipe:{MODEL}",
         oracle_options={"dtype": "float32"}, floor=str(FIXTURES / "floors" / "bf16.json"), new_tokens=6,
     )  # fmt: skip
     found = investigate(case, tmp_path / "case", sut=engine, skip=(0, 1, 3))
-    symptom = found.rung(2)
+    symptom, replayed = found.rung(2), found.rung(5)
     assert symptom is not None
-    assert symptom.status is Status.FOUND
-    assert symptom.evidence["decoding"]["starts"] == "decode"
+    assert (symptom.evidence["decoding"]["starts"] == "decode") is (factor > 2)
     finding = found.finding
     assert (finding.verdict, finding.stage, finding.layers) == ("fault", "attn.out", (2,)), finding.sentence
     assert finding.evidence["repeated"], finding.evidence["repetition"]
-    assert finding.proof["proved"], finding.proof["sentence"]
-    replayed = found.rung(5)
     assert replayed is not None
+    assert replayed.control["healthy"]
     wrong = [row for row in replayed.evidence["isolated"]["comparisons"] if row["verdict"] == "EXCEEDS_FLOOR"]
     assert {(row["stage"], row["layer"], row["phase"]) for row in wrong} == {("attn.out", 2, "decode")}
+    assert finding.proof["stays"], finding.proof
+    assert finding.proof["sham_changed"] == 0
+    assert finding.proof["proved"], finding.proof["sentence"]
     fixture = found.rung(8)
     assert fixture is not None
     assert fixture.status is Status.FOUND, fixture.sentence

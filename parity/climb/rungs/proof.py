@@ -9,6 +9,8 @@ from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.climb.rungs.zoom import summary_of
 from parity.ladder.prove import Proof
 from parity.ladder.prove_finding import prove_finding
+from parity.ladder.sweep import sweep_against
+from parity.records import Summary
 from parity.runner import Generation
 
 
@@ -42,7 +44,7 @@ def run(bench: Bench) -> RungResult:
         schedule=bench.fed[1],
         prompt=bench.case.request,
         trace=bench.trace,
-        chained=summary_of(bench, 4, "chained"),
+        chained=_chained(bench),
         floor=bench.floor,
         truth=bench.truth,
         again=bench.again,
@@ -61,6 +63,13 @@ def run(bench: Bench) -> RungResult:
         return PROOF.result(Status.FOUND, "Proved: all three grafts came out as they must.", **more)
     said = str(proof.as_evidence().get("sentence") or "Not every graft came out as it must.")
     return PROOF.result(Status.INCONCLUSIVE, said, **more)
+
+
+def _chained(bench: Bench) -> Summary:
+    """What the sweep found; of decode steps that it did not have, swept here."""
+    if not bench.wrong_in_decode:
+        return summary_of(bench, 4, "chained")
+    return sweep_against(bench.oracle, bench.truth, bench.trace, floor=bench.floor)
 
 
 def _texts(tokens: Any) -> tuple[Generation, Generation] | None:

@@ -8,7 +8,8 @@ from parity.climb.bench import Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.climb.rungs.sweep import numbers_of
 from parity.ladder.replay import Replay
-from parity.records import Comparison, Summary
+from parity.records import Comparison, Summary, Verdict
+from parity.runner import CapturePlan, Schedule
 
 
 def obstacle(bench: Bench) -> str:
@@ -20,13 +21,24 @@ def run(bench: Bench) -> RungResult:
         floor=bench.floor, progress=lambda done, total: bench.tell("isolated replay", done, total)
     )
     added = [record for record in isolated.comparisons if record.verdict.faulty]
-    numbers = numbers_of(isolated)
+    phase: dict[str, Any] = {}
+    unjudged = 0
+    if not added:
+        # What a decode kernel of its own gets wrong, the prompt alone cannot show.
+        stepped, unjudged = _of_decode(bench)
+        added = [record for record in stepped if record.verdict.faulty]
+        records = (*isolated.comparisons, *stepped)
+        isolated = Summary(tuple(record.name for record in records), records)
+        phase = {"phase": "decode"} if added else {}
+    numbers = {**numbers_of(isolated), **phase}
     more: dict[str, Any] = {
         "numbers": {**numbers, "adds": {record.name: record.over_floor for record in added}},
-        "control": _control(bench, added),
+        "control": _control(bench, added, decode=bool(phase)),
         "evidence": {"isolated": isolated},
         "commands": (f"parity replay --trace {bench.trace_folder} --oracle {bench.case.oracle}",),
     }
+    if phase:
+        bench.trace_anew()
     if added:
         said = f"{len(added)} of {numbers['sites']} sites add error of their own, the first is {added[0].name}."
         return REPLAY.result(Status.FOUND, said, **more)
@@ -35,15 +47,34 @@ def run(bench: Bench) -> RungResult:
             f"None of {numbers['sites']} sites adds error of its own; the worst slice stands at "
             f"{numbers['worst_over_floor']:.2f} of its gate."
         )
+        if unjudged:
+            more["leaves_open"] = (f"decode: {unjudged} sites of the decode steps have no floor",)
         return REPLAY.result(Status.RULED_OUT, said, **more)
     return REPLAY.result(Status.INCONCLUSIVE, f"Not everything could be judged: {numbers['verdicts']}.", **more)
 
 
-def _control(bench: Bench, added: list[Comparison]) -> dict[str, Any]:
+def _of_decode(bench: Bench) -> tuple[tuple[Comparison, ...], int]:
+    """The engine's stages in decode steps behind the prompt, each alone, and how many no floor could judge; nothing
+    where they cannot be run."""
+    trace = bench.trace_decode()
+    if trace is None:
+        return (), 0
+    stepped = Replay(trace, bench.oracle).compare(floor=bench.floor).comparisons
+    found = [record for record in stepped if record.phase == "decode"]
+    judged = tuple(record for record in found if record.verdict not in (Verdict.NO_FLOOR, Verdict.NO_POWER))
+    return judged, len(found) - len(judged)
+
+
+def _control(bench: Bench, added: list[Comparison], *, decode: bool) -> dict[str, Any]:
     """The emulation's own stages at the sites in question, or at the layers' last stage where there is none."""
-    if bench.emulated_trace is None:
+    emulated = bench.emulated_trace
+    asked = bench.with_decode() if decode else None
+    if emulated is None:
         return {}
-    replay = Replay(bench.emulated_trace, bench.oracle)
+    if asked is not None and bench.recipe_runner is not None:
+        steps = Schedule(decode=asked[1].decode)
+        emulated = bench.recipe_runner.forward([asked[0]], schedule=steps, capture=CapturePlan())
+    replay = Replay(emulated, bench.oracle)
     sites = list(dict.fromkeys((record.layer, record.stage) for record in added)) or _last_sites(bench)
     records = [record for site in sites[:16] for record in replay.judge(replay.site(*site), floor=bench.floor)]
     summary = Summary(tuple(record.name for record in records), tuple(records))
