@@ -6,7 +6,9 @@ An undersized grid raises nothing on any machine. Every op therefore gets its gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,9 +39,29 @@ class Launch:
 LaunchFunction = Callable[..., Launch]
 
 
+_LISTENER: ContextVar[Callable[[Launch], None] | None] = ContextVar("parity_launch_listener", default=None)
+
+
 def sized(launch: Launch | LaunchFunction | None, own: LaunchFunction, **extents: Any) -> Launch:
-    """The launch a caller gave; else what the caller's function, or the op's own, makes of these extents."""
-    return launch if isinstance(launch, Launch) else (launch or own)(**extents)
+    """The launch a caller gave; else what the caller's function, or the op's own, makes of these extents.
+
+    Whoever listens (`heard_by`) is told: this is the launch whose grid the kernel gets, whatever replaced its function.
+    """
+    made = launch if isinstance(launch, Launch) else (launch or own)(**extents)
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener(made)
+    return made
+
+
+@contextmanager
+def heard_by(listener: Callable[[Launch], None]) -> Iterator[None]:
+    """Tell `listener` every launch that an op takes inside the block, in this thread alone."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

@@ -8,6 +8,9 @@ import numpy as np
 
 from parity.trace import Trace
 
+BY_ROW = ("tokens", "rows")
+"""Extents that count the rows of the capture, one each; those of an attention launch count a request's own."""
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -39,27 +42,31 @@ class Coverage:
 
     def line(self) -> str:
         """The launch in one line, as an engine would log it."""
+        end = f"grid_cap={self.covered} truncated={str(self.truncated).lower()}"
+        if not self.loads:
+            return f"{self.name}: {self.extent}={self.required} {end}"
         tokens = sum(self.loads)
-        mean = tokens / len(self.loads) if self.loads else self.required
-        return (
-            f"{self.name}: rows={tokens or self.required} avg={mean:.0f} max={self.required} grid_cap={self.covered}"
-            f" truncated={str(self.truncated).lower()}"
-        )
+        return f"{self.name}: rows={tokens} avg={tokens / len(self.loads):.0f} max={self.required} {end}"
 
 
 def launch_coverage(trace: Trace) -> tuple[Coverage, ...]:
     """Coverage of every launch that a trace records, in order of capture.
 
-    A launch that states its extent by group is held against the loads its geometry shows (`expert_offsets`), not
-    against what the host believed. Captures without a launch are passed over: they claim nothing.
+    What a launch had to cover is what it states, but never less than the capture itself shows: an extent by expert is
+    held against the loads of its geometry (`expert_offsets`), one of tokens or of rows against the rows it made, and
+    not against what the host believed.
+    Captures without a launch are passed over: they claim nothing.
     """
     found = []
     for capture in trace.captures:
         covers = capture.launch.get("covers", {})
         for extent, covered in covers.items():
             offsets = capture.geometry.get("expert_offsets")
-            loads = tuple(int(n) for n in np.diff(offsets)) if offsets is not None and "expert" in extent else ()
+            grouped = "expert" in extent and extent.rpartition(".")[2] != "experts"
+            loads = tuple(int(n) for n in np.diff(offsets)) if offsets is not None and grouped else ()
             required = max(loads) if loads else int(capture.launch.get("requires", {}).get(extent, covered))
+            if extent in BY_ROW and not str(capture.launch.get("op", "")).startswith("attention"):
+                required = max(required, len(capture.rows))
             found.append(
                 Coverage(
                     name=capture.name,

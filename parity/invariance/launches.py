@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parity.invariance.coverage import Coverage, launch_coverage
+from parity.invariance.coverage import BY_ROW, Coverage, launch_coverage
 from parity.invariance.record import Invariance, Outcome, not_run
 from parity.invariance.subject import Subject
 from parity.records import Site, Slice
@@ -27,17 +27,30 @@ def judge_coverage(found: Sequence[Coverage]) -> Invariance:
         sentence = f"Held: {len(found)} launches cover their loads, the largest {loaded.required} of {loaded.covered}."
         return Invariance("coverage", Outcome.HELD, turn, sentence, evidence, "launch arithmetic")
     first = cut[0]
-    layers = sorted({one.layer for one in cut if one.stage == first.stage and one.layer is not None})
+    same = [one for one in cut if (one.stage, one.extent) == (first.stage, first.extent)]
+    layers = sorted({one.layer for one in same if one.layer is not None})
     experts = tuple(n for n, load in enumerate(first.loads) if load > first.covered)
     by_expert = {n: (first.covered, first.loads[n] - 1, first.loads[n] - first.covered) for n in experts}
-    rows = tuple(range(first.covered, first.required))
     numbers = {
         "launches_truncated": len(cut),
-        "rows_lost": sum(one.lost for one in cut if one.stage == first.stage),
+        "extent": first.extent,
+        "rows_lost": sum(one.lost for one in same),
         "by_expert": by_expert,
-        "by_layer": {one.layer: one.line() for one in cut if one.stage == first.stage},
+        "by_layer": {one.layer: one.line() for one in same},
     }
-    site = Site(tuple(layers), first.stage, Slice(experts=experts or None, rows=rows))
-    lost = f"{numbers['rows_lost']} rows are never computed in layers {', '.join(map(str, layers))}"
-    sentence = f"Broken first at {first.line()}: {lost}."
+    site = Site(tuple(layers), first.stage, _slice(first, experts))
+    unit = "rows" if first.loads else first.extent.rpartition(".")[2]
+    where = f" in layers {', '.join(map(str, layers))}" if layers else ""
+    sentence = f"Broken first at {first.line()}: {numbers['rows_lost']} {unit} are never computed{where}."
     return Invariance("coverage", Outcome.BROKEN, turn, sentence, evidence, "launch arithmetic", site, numbers)
+
+
+def _slice(launch: Coverage, experts: tuple[int, ...]) -> Slice:
+    """What no program reaches, on the axis that the extent counts; of an extent that is no axis, all."""
+    missing = tuple(range(launch.covered, launch.required))
+    unit = launch.extent.rpartition(".")[2]
+    if launch.loads or unit in BY_ROW:
+        return Slice(experts=experts or None, rows=missing)
+    if unit in ("cols", "columns"):
+        return Slice(columns=(launch.covered, launch.required))
+    return Slice(heads=missing) if unit == "heads" else Slice(experts=missing) if unit == "experts" else Slice()

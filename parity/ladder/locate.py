@@ -125,7 +125,8 @@ def _of_layer(
     record: Comparison, fingerprint: Fingerprint | None, where: Slice, coverage: Sequence[Coverage]
 ) -> dict[str, Any]:
     """One layer's share of the finding: its slice, its numbers, its launch."""
-    launch = next((c for c in coverage if (c.layer, c.stage) == (record.layer, record.stage)), None)
+    launches = [c for c in coverage if (c.layer, c.stage) == (record.layer, record.stage)]
+    launch = next((c for c in launches if c.truncated), launches[0] if launches else None)
     worst = record.worst[0] if record.worst else None
     sentence = fingerprint.sentence if fingerprint else record.reason
     return {

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from parity.invariance import launch_coverage
-from parity.records import Capture, Environment, Lineage, Recipe, Rows, Run
+from parity.invariance import Outcome, launch_coverage
+from parity.invariance.launches import judge_coverage
+from parity.records import Capture, Environment, Lineage, Recipe, Rows, Run, Slice
 from parity.trace import MemoryTrace
 
 RECIPE = Recipe("bf16", "bf16", "bf16", "bf16", "fp32", "bf16", "bf16")
@@ -46,3 +48,32 @@ def test_without_groups_the_launch_is_taken_at_its_word():
 
 def test_a_capture_without_a_launch_claims_nothing():
     assert launch_coverage(trace({}, {"expert_offsets": [0, 6]})) == ()
+
+
+def test_the_rows_of_a_capture_are_what_its_own_launch_had_to_make():
+    """A launch that miscounts its tokens miscounts what it requires; another one's rows are not the capture's."""
+    launch = {"op": "combine", "grid": [1], "covers": {"tokens": 4, "permute.rows": 2}}
+    launch["requires"] = {"tokens": 4, "permute.rows": 2}
+    own, other = launch_coverage(trace(launch, {}))
+    assert own.truncated
+    assert (own.required, own.lost) == (6, 2)
+    assert own.line() == "L02.moe.gate: tokens=6 grid_cap=4 truncated=true"
+    assert not other.truncated
+    attention = {"op": "attention_prefill", "grid": [1], "covers": {"rows": 3}, "requires": {"rows": 3}}
+    assert not launch_coverage(trace(attention, {}))[0].truncated, "rows of one request, not of the step"
+
+
+@pytest.mark.parametrize(
+    ("extent", "part"),
+    [
+        ("columns", Slice(columns=(4, 6))), ("linear.cols", Slice(columns=(4, 6))), ("heads", Slice(heads=(4, 5))),
+        ("experts", Slice(experts=(4, 5))), ("q_rows", Slice()), ("tokens", Slice(rows=(4, 5))),
+    ],
+)  # fmt: skip
+def test_what_is_not_reached_is_told_on_its_own_axis(extent: str, part: Slice):
+    launch = {"op": "x", "grid": [1], "covers": {extent: 4}, "requires": {extent: 6}}
+    found = judge_coverage(launch_coverage(trace(launch, {})))
+    assert found.outcome is Outcome.BROKEN
+    assert found.site is not None
+    assert found.site.slice == part
+    assert f"2 {extent.rpartition('.')[2]} are never computed in layers 2" in found.sentence

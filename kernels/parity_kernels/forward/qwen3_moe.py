@@ -19,9 +19,10 @@ from parity_kernels.forward.arena import Arena
 from parity_kernels.forward.batch import Step
 from parity_kernels.forward.cache import KVCache
 from parity_kernels.forward.config import ModelConfig
+from parity_kernels.forward.launched import Launched, TellingProbe
 from parity_kernels.forward.ops import LAUNCHES, OPS, Op
 from parity_kernels.forward.weights import LayerWeights, Matrix, Weights
-from parity_kernels.launch import Launch
+from parity_kernels.launch import Launch, heard_by
 
 BF16 = torch.bfloat16
 FP8 = torch.float8_e4m3fn
@@ -53,9 +54,16 @@ class Qwen3Moe:
 
         Writes the step's keys and values into `cache`. `probe` sees each stage and may replace it.
         """
-        c = self.config
         self.phase, self.number, self.chunk = step.phase, step.index, step.chunk
         self.traced = probe is not OFF.step()
+        if not self.traced:
+            return self._forward(step, cache, probe, all_logits)
+        launched = Launched(lambda: (self.role, self.layer))
+        with heard_by(launched.hear):
+            return self._forward(step, cache, TellingProbe(probe, launched), all_logits)
+
+    def _forward(self, step: Step, cache: KVCache, probe: Probe, all_logits: bool) -> torch.Tensor:
+        c = self.config
         hidden = self._take("embed", (len(step.ids), c.hidden))
         embed = self._op("embed", "embed.out", None)
         hidden = probe("embed.out", embed(step.ids, self.weights.embed, out=hidden), None)
