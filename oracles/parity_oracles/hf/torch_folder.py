@@ -11,6 +11,7 @@ import transformers
 
 from parity.errors import UsageError
 from parity.preview import RunnerPreview
+from parity.records import Recipe
 from parity.trace import lineage_of
 from parity_oracles.checkpoint import read_checkpoint
 from parity_oracles.hf import dense, qwen3_moe
@@ -58,7 +59,7 @@ def open_runner(
     )
 
 
-def preview_runner(model: str, *, dtype: str = "float32", **options: Any) -> RunnerPreview:
+def preview_runner(model: str, *, dtype: str = "float32", attention: str = "eager", **options: Any) -> RunnerPreview:
     """What `open_runner` would give, from config.json and the headers; options change nothing that is shown here."""
     known = set(inspect.signature(open_runner).parameters)
     if dtype not in DTYPES or not set(options) <= known:
@@ -69,7 +70,8 @@ def preview_runner(model: str, *, dtype: str = "float32", **options: Any) -> Run
             next_step="Correct the option.",
         )
     dtypes = {"": dtype, "moe.topk_ids": "int32"}
-    return preview(read_checkpoint(Path(model)), name="torch", recipe=DTYPES[dtype][1], dtypes=dtypes, held=dtype)
+    return preview(read_checkpoint(Path(model)), name="torch", recipe=_recipe(dtype, attention), dtypes=dtypes,
+                   held=dtype)  # fmt: skip
 
 
 def torch_model(
@@ -92,6 +94,8 @@ def torch_model(
     module.to(device)
     experts = "grouped_mm" if hyper.experts else "none"
     settings = {"attn_implementation": attention, "experts_implementation": experts, "hf": transformers.__version__}
+    short = DTYPES[dtype][1]
+    source = " dequantized from e4m3 128x128" if checkpoint.hyper.quantization else ""
     return TorchModel(
         module=module,
         family=hyper.family,
@@ -104,7 +108,15 @@ def torch_model(
         decoder=checkpoint.decoder,
         name=str(folder),
         settings=settings,
+        recipe=Recipe(_recipe(dtype, attention), short + source, short, short, "fp32", short, short),
     )
+
+
+def _recipe(dtype: str, attention: str) -> str:
+    """The precision recipe, by its name in parity_oracles/recipes: in 16 bits PyTorch rounds after every operation."""
+    if dtype == "float32":
+        return "fp32"
+    return "bf16_torch" if attention == "eager" else "bf16_torch_sdpa"
 
 
 def feed_hf(module: Any, ids: torch.Tensor, positions: torch.Tensor, cache: Any, keep: int) -> torch.Tensor:

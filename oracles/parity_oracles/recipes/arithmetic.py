@@ -24,6 +24,10 @@ class Arithmetic:
     ggml: the record of ggml's recipe, for one of those: the head is multiplied as the other matrices are, and `cache`
     is the dtype of the KV cache, to which queries and probabilities are rounded as well. fused: attention is blocked,
     and accumulates P V in `cache`.
+    torch: every operation rounds to `boundary`, as PyTorch runs a model's definition in 16 bits: rope's cosines and
+    products, a norm before its gain, silu before its product, router logits, routing weights and logits as well.
+    materialized: attention too, its scores, scaled scores and probabilities; else it is a fused core, as in the others.
+    Source: transformers' modeling_qwen3_moe.py and modeling_llama.py, operation by operation.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Arithmetic:
     ggml: Recipe | None = None
     cache: torch.dtype | None = None
     fused: bool = False
+    torch: bool = False
+    materialized: bool = False
 
     @property
     def exact(self) -> bool:
@@ -51,8 +57,8 @@ class Arithmetic:
 
     @property
     def wide(self) -> torch.dtype:
-        """The dtype of the stages that the recipes keep wide: router logits, routing weights, logits."""
-        return self.compute
+        """The dtype of the stages that most recipes keep wide: router logits, routing weights, logits."""
+        return (self.boundary or self.compute) if self.torch else self.compute
 
     def recipe(self, weights: str) -> Recipe:
         """The record of this recipe over weights stored as `weights`."""
@@ -80,6 +86,8 @@ ARITHMETICS = {
         Arithmetic("fp32", torch.float32, None, "exact"),
         Arithmetic("bf16", torch.float32, torch.bfloat16, "bf16"),
         Arithmetic("fp8_block", torch.float32, torch.bfloat16, "fp8_block"),
+        Arithmetic("bf16_torch", torch.float32, torch.bfloat16, "bf16", torch=True, materialized=True),
+        Arithmetic("bf16_torch_sdpa", torch.float32, torch.bfloat16, "bf16", torch=True),
         *(_ggml(weights, kv, False) for weights in ("f32", "bf16", "q8_0") for kv in ("f32", "f16")),
         *(_ggml(weights, "f16", True) for weights in ("f32", "bf16", "q8_0")),
     )

@@ -44,7 +44,8 @@ def attend(
         # [rows, G, J, K] -> [G, J * rows, K]: the heads of a group share its keys in one product.
         grouped = part.view(rows, groups, -1, width).permute(1, 2, 0, 3).reshape(groups, -1, width)
         seen = at.repeat(heads // groups)
-        core = _by_key if arithmetic.fused else _plain if arithmetic.boundary is None else _online
+        plain = arithmetic.boundary is None or arithmetic.materialized
+        core = _by_key if arithmetic.fused else _plain if plain else _online
         mixed = core(grouped, k[:, :reach], v[:, :reach], seen, arithmetic, order)
         out[start : start + rows] = mixed.view(groups, -1, rows, width).permute(2, 0, 1, 3).reshape(rows, heads, width)
     return out
@@ -53,9 +54,12 @@ def attend(
 def _plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor, arithmetic: Arithmetic, order: Order
 ) -> torch.Tensor:
-    scores = (q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5
+    product = sum_bf16(q, k) if order.tensor_core and arithmetic.materialized else q @ k.transpose(1, 2)
+    # What leave and enter do is a rounding in recipes that have one, and nothing in the others.
+    scores = arithmetic.enter(arithmetic.leave(product)) * q.shape[-1] ** -0.5
+    scores = arithmetic.enter(arithmetic.leave(scores))
     scores.masked_fill_(torch.arange(k.shape[1]) > seen[:, None], -math.inf)
-    shares = scores.softmax(-1)
+    shares = arithmetic.enter(arithmetic.leave(scores.softmax(-1)))
     if arithmetic.cache is not None:
         shares = shares.to(arithmetic.cache).to(arithmetic.compute)
     return shares @ v

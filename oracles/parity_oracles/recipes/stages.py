@@ -56,12 +56,14 @@ class Call:
 
     @property
     def contracted(self) -> bool:
-        """True when a rounding recipe is to do its elementwise arithmetic as compilers contract it."""
-        return self.order.contracted and not self.arithmetic.exact
+        """True when a rounding recipe is to do its elementwise arithmetic as compilers contract it; what is rounded
+        after every operation leaves nothing to contract."""
+        return self.order.contracted and not self.arithmetic.exact and not self.arithmetic.torch
 
     def between(self, x: torch.Tensor) -> torch.Tensor:
-        """A value inside an elementwise stage, between two of its operations: rounded where the order goes stepwise."""
-        if not self.order.stepwise or self.arithmetic.boundary is None:
+        """A value inside an elementwise stage, between two of its operations: rounded where the recipe or the order
+        goes stepwise."""
+        if not (self.order.stepwise or self.arithmetic.torch) or self.arithmetic.boundary is None:
             return x
         return x.to(self.arithmetic.boundary).to(x.dtype)
 
@@ -144,7 +146,11 @@ def rope(part: str) -> Callable[[Call], torch.Tensor]:
         if c.contracted:
             x, cos, sin = x.double(), cos.double(), sin.double()
         low, high = x.chunk(2, -1)
-        return c.arithmetic.leave(x * cos + torch.cat((-high, low), -1) * sin)
+        turned = torch.cat((-high, low), -1)
+        if c.arithmetic.torch:
+            cos, sin = c.between(cos), c.between(sin)
+            return c.arithmetic.leave(c.between(x * cos) + c.between(turned * sin))
+        return c.arithmetic.leave(x * cos + turned * sin)
 
     return stage
 
@@ -211,9 +217,9 @@ def topk_ids(c: Call) -> torch.Tensor:
 
 def topk_weights(c: Call) -> torch.Tensor:
     """[T, S] wide: softmax over all experts, gathered at the ids, divided by their sum when `norm_topk_prob`."""
-    share = c.input("moe.router_logits").to(c.arithmetic.wide).softmax(-1)
+    share = c.input("moe.router_logits").to(c.arithmetic.compute).softmax(-1)
     chosen = share.gather(1, c.input("moe.topk_ids").long())
-    return chosen / chosen.sum(-1, keepdim=True) if c.hyper.norm_topk_prob else chosen
+    return (chosen / chosen.sum(-1, keepdim=True) if c.hyper.norm_topk_prob else chosen).to(c.arithmetic.wide)
 
 
 def expert_in(part: str) -> Callable[[Call], torch.Tensor]:
@@ -273,7 +279,9 @@ def combine(c: Call) -> torch.Tensor:
         down, share = down.double(), share.double()
     total = c.between(share[:, 0, None] * down[:, 0])
     for slot in range(1, share.shape[1]):
-        total = c.between(total + c.between(share[:, slot, None] * down[:, slot]))
+        total = total + c.between(share[:, slot, None] * down[:, slot])
+        # A sum over slots accumulates wide; an engine that adds expert by expert rounds each time.
+        total = c.between(total) if c.order.stepwise else total
     return c.arithmetic.leave(total)
 
 
@@ -334,7 +342,7 @@ def _unquantized(x: torch.Tensor, matrix: Matrix, c: Call) -> torch.Tensor:
     if c.arithmetic.boundary is None:
         length = None if c.arithmetic.exact else c.order.dot
         return dot(x, matrix.exact32.to(c.arithmetic.compute), length)
-    return multiply_bf16(x, matrix.as_bf16, c.order)
+    return multiply_bf16(x, matrix.as_bf16, c.order).to(c.arithmetic.wide)
 
 
 def _sum_last(x: torch.Tensor, length: int) -> torch.Tensor:
