@@ -36,7 +36,8 @@ def effective_hyper(model: Any, config: Any, family: str) -> dict[str, Any]:
     }
     experts = getattr(layer.mlp, "experts", None)
     if experts is None:
-        return {**found, "mlp_width": int(stated.intermediate_size)}
+        dense = {"experts": 0, "top_k": 0, "norm_topk_prob": False}
+        return {**found, **dense, "expert_width": int(stated.intermediate_size)}
     router = getattr(experts, "router", None)
     return {
         **found,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from parity.records import Environment, Lineage, Recipe
 from parity.runner import CapturePlan, Graft, Request, RunnerInfo, Schedule, open_runner
 from parity_oracles.vllm import opening, wire
 from parity_oracles.vllm.child import ChildRunner
+from parity_oracles.vllm.worker import serve
 
 HERE = Path(__file__).resolve().parent
 INFO = RunnerInfo(
@@ -102,8 +104,6 @@ def test_what_does_not_cross_is_refused_here(child: ChildRunner):
     [
         ("dies", "ended with code 3; the end of its log: out of memory"),
         ("silent", "an answer within 1 s"),
-        ("chatty", "a message, a JSON object"),
-        ("refuses", "no such model"),
     ],
 )
 def test_a_process_that_does_not_open_is_told_with_its_log(mood: str, said: str):
@@ -111,6 +111,27 @@ def test_a_process_that_does_not_open_is_told_with_its_log(mood: str, said: str)
         ChildRunner(
             sys.executable, {"mood": mood}, worker="toy_worker", path=[str(HERE)], timeout=1 if mood == "silent" else 60
         )
+
+
+def served(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the worker answers, without a process around it."""
+    answers = BytesIO()
+
+    def refuse(**options: Any) -> Any:
+        raise RunnerError(place="toy", expected="a model", found=str(options), next_step="None.")
+
+    serve(BytesIO(b"".join(map(wire.write_line, messages)) + b"no message\n"), answers, refuse)
+    return [wire.read_line(line) for line in answers.getvalue().splitlines()]
+
+
+def test_a_model_that_does_not_open_and_a_line_that_is_none_are_answers():
+    refused, junk = served({"do": "open", "options": {"folder": "nowhere"}})
+    assert "nowhere" in refused["error"]["found"]
+    assert "no message" in junk["error"]["found"]
+
+
+def test_an_order_that_nobody_knows_is_an_answer():
+    assert "fly" in str(served({"do": "fly"})[0])
 
 
 def test_a_process_that_dies_later_is_told(tmp_path: Path):

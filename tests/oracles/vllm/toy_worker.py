@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.errors import RunnerError, UsageError
+from parity.errors import UsageError
 from parity.probes import Recorder
 from parity.records import Environment, Lineage, Recipe, Rows, Run
 from parity.runner import Generation, RunnerInfo
@@ -36,8 +36,6 @@ class Toy:
             os._exit(3)
         if mood == "silent":
             time.sleep(600)
-        if mood == "refuses":
-            raise RunnerError(place="toy", expected="a model", found="no such model", next_step="None.")
 
     def describe(self) -> RunnerInfo:
         return INFO
@@ -69,13 +67,7 @@ class Toy:
     def close(self) -> None: ...
 
 
-def open_toy(mood: str) -> Toy:
-    if mood == "chatty":
-        os.write(ANSWERS, b"INFO: loading\n")
-    return Toy(mood)
-
-
 if __name__ == "__main__":
-    ANSWERS = os.dup(1)
+    answers = os.dup(1)
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, os.fdopen(ANSWERS, "wb"), open_toy)
+    serve(sys.stdin.buffer, os.fdopen(answers, "wb"), Toy)
