@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from chat_tokenizer import train_tokenizer
 
+from parity.prompt import render
+
 
 @pytest.fixture(scope="session")
 def tokenizer_text() -> str:
     return train_tokenizer().to_str()
+
+
+@pytest.fixture(scope="module")
+def remembered_renderings() -> Iterator[None]:
+    """What the sandbox answered once it is not asked again: a child process is most of the cost of a comparison."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "_answer", lru_cache(maxsize=None)(render._answer))
+        yield
 
 
 MakeFolder = Callable[..., Path]

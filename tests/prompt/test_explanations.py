@@ -26,6 +26,8 @@ from parity.prompt.families import FAMILIES
 from parity.prompt.render import Job, render_jobs
 from parity.prompt.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.usefixtures("remembered_renderings")
+
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 USER = {"role": "user", "content": "What is a noise floor? Tell me of 12 + 345."}
 SYSTEM = {"role": "system", "content": "You are a helpful engineer."}

@@ -16,6 +16,8 @@ from parity.faults import Prompt, shipped_faults
 from parity.prompt import Conversation, compare_prompts, fed_by_runner
 from parity.runner import open_runner
 
+pytestmark = pytest.mark.usefixtures("remembered_renderings")
+
 Change = Callable[[Prompt], Prompt]
 
 MODEL = Path(__file__).resolve().parents[2] / "fixtures/models/moe-tiny"
