@@ -28,8 +28,8 @@ from parity.records import Run
 from parity.runner import CapturePlan, Request, RunnerInfo, Schedule, open_runner
 from parity.trace import Trace, open_trace, verify_trace
 
-DECODE = "decode"
-"""Folder, below `traces`, of the trace that has decode steps behind the prompt."""
+DECODE, CHUNKS = "decode", "chunks"
+"""Other ways of feeding the prompt; folders, below `traces`, of the traces made so."""
 
 DECODED = 3
 """Decode steps that are traced at least, where decode is what goes wrong: as many as the check of prefill against
@@ -104,7 +104,7 @@ class Bench:
     def trace_folder(self) -> Path:
         if self.case.trace_folder:
             return Path(self.case.trace_folder)
-        return self.folder / TRACES / (DECODE if self.wrong_in_decode else "sut")
+        return self.folder / TRACES / (self.wrong_in or "sut")
 
     @cached_property
     def trace(self) -> Trace:
@@ -121,13 +121,23 @@ class Bench:
 
     @cached_property
     def fed(self) -> tuple[Request, Schedule]:
-        """What is traced, and how it is fed: the prompt, and where the engine was seen to go wrong in decode alone, by
-        rung 2 or rung 5, the oracle's next ids behind it as decode steps."""
+        """What is traced, and how it is fed: the prompt; where the engine was seen to go wrong in decode alone, by rung
+        2 or rung 5, the oracle's next ids behind it as decode steps; and in chunks where rung 5 found it wrong in
+        these alone."""
         symptom = self.results.get(2)
         seen = symptom.evidence.get("decoding") if symptom is not None and symptom.ran else None
         starts = isinstance(seen, Mapping) and seen.get("starts") == "decode"
-        decoding = self.with_decode() if starts or self.wrong_in_decode else None
-        return decoding or (self.case.request, self.case.schedule)
+        found = self.with_decode() if starts or self.wrong_in == DECODE else None
+        found = self.with_chunks() if self.wrong_in == CHUNKS else found
+        return found or (self.case.request, self.case.schedule)
+
+    def with_chunks(self) -> tuple[Request, Schedule] | None:
+        """The prompt in three chunks, where rung 3 found that chunks change what is computed; else None."""
+        case, broken = self.case, self.results.get(3)
+        rungs = [one.rung for one in broken.findings] if broken is not None else []
+        if "invariances (chunks)" not in rungs or case.schedule.chunk is not None:
+            return None
+        return case.request, replace(case.schedule, chunk=-(-len(case.request.ids) // 3))
 
     def with_decode(self) -> tuple[Request, Schedule] | None:
         """The prompt and decode steps behind it, to past the first that rung 2 saw go wrong; None where the oracle's
@@ -150,18 +160,19 @@ class Bench:
         return replace(case.request, ids=ids), replace(case.schedule, decode=steps)
 
     @property
-    def wrong_in_decode(self) -> bool:
-        """Whether rung 5 found the prompt's stages right and those of the decode steps behind it wrong."""
+    def wrong_in(self) -> str:
+        """`decode` or `chunks` where rung 5 found the prompt's stages right, and wrong when it is fed with decode steps
+        behind it, or in chunks; else empty."""
         replayed = self.results.get(5)
-        return replayed is not None and replayed.numbers.get("phase") == "decode"
+        return "" if replayed is None else str(replayed.numbers.get("wrong_in", ""))
 
-    def trace_decode(self) -> Trace | None:
-        """The engine on the prompt and decode steps behind it, beside the trace of the prompt; None as `with_decode`,
-        and where what is traced decodes already."""
-        asked = self.with_decode()
-        if self.sut is None or asked is None or self.fed[1].decode:
+    def trace_otherwise(self, how: str) -> Trace | None:
+        """The engine on the prompt with decode steps behind it (`decode`) or in chunks (`chunks`), beside the trace of
+        the prompt; None where that is not asked for, or is how the prompt is fed already."""
+        asked = self.with_decode() if how == DECODE else self.with_chunks()
+        if self.sut is None or asked is None or asked == self.fed:
             return None
-        folder = self.folder / TRACES / DECODE
+        folder = self.folder / TRACES / how
         shutil.rmtree(folder, ignore_errors=True)
         return self.engine.forward([asked[0]], schedule=asked[1], capture=CapturePlan(out=folder))
 
@@ -187,13 +198,15 @@ class Bench:
     def second(self) -> Trace:
         """The engine on the second prompt; the invariances may have run it already.
 
-        Fed whole, or with as many of its last ids decoded as what is traced has decode steps behind its prompt.
+        Fed whole; with as many of its last ids decoded as what is traced has decode steps behind its prompt; or in
+        chunks, where these are what goes wrong.
         """
         decoded = self.fed[1].decode if self.fed[0].ids != self.case.request.ids else 0
-        if self.subject.other is not None and not decoded:
+        schedule = Schedule(decode=decoded, chunk=self.fed[1].chunk if self.wrong_in == CHUNKS else None)
+        if self.subject.other is not None and schedule == Schedule():
             return self.subject.between()[1]
         request, _ = self.case.second_request()
-        return self.engine.forward([request], schedule=Schedule(decode=decoded), capture=CapturePlan())
+        return self.engine.forward([request], schedule=schedule, capture=CapturePlan())
 
     @property
     def again(self) -> Trace | None:

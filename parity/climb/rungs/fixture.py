@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from parity.climb.bench import Bench
+from parity.climb.bench import CHUNKS, Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.climb.store import write_json
 from parity.decode import Tried
@@ -96,7 +96,8 @@ def _judge(bench: Bench, finding: Finding, request: Request) -> tuple[float | No
     wanted = {stage, *graph.stage(stage).inputs, *graph.stage(stage).state, "resid.out", "embed.out"}
     # A fault of decode needs decode steps to show, however short the prompt.
     decoded = min(bench.fed[1].decode, len(request.ids) - 1)
-    schedule = Schedule(chunk=bench.case.schedule.chunk, decode=decoded)
+    chunk = bench.case.schedule.chunk if bench.wrong_in != CHUNKS else -(-len(request.ids) // 3)
+    schedule = Schedule(chunk=chunk, decode=decoded)
     trace = bench.engine.forward([request], schedule=schedule, capture=CapturePlan(stages=tuple(sorted(wanted))))
     replay = Replay(trace, bench.oracle)
     records = [

@@ -66,8 +66,8 @@ def run(bench: Bench) -> RungResult:
 
 
 def _chained(bench: Bench) -> Summary:
-    """What the sweep found; of decode steps that it did not have, swept here."""
-    if not bench.wrong_in_decode:
+    """What the sweep found; of a trace that it did not have, swept here."""
+    if not bench.wrong_in:
         return summary_of(bench, 4, "chained")
     return sweep_against(bench.oracle, bench.truth, bench.trace, floor=bench.floor)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parity.climb.bench import Bench
+from parity.climb.bench import CHUNKS, DECODE, Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.climb.rungs.sweep import numbers_of
 from parity.ladder.replay import Replay
@@ -21,23 +21,19 @@ def run(bench: Bench) -> RungResult:
         floor=bench.floor, progress=lambda done, total: bench.tell("isolated replay", done, total)
     )
     added = [record for record in isolated.comparisons if record.verdict.faulty]
-    phase: dict[str, Any] = {}
-    unjudged = 0
+    wrong_in, unjudged = "", 0
     if not added:
-        # What a decode kernel of its own gets wrong, the prompt alone cannot show.
-        stepped, unjudged = _of_decode(bench)
-        added = [record for record in stepped if record.verdict.faulty]
-        records = (*isolated.comparisons, *stepped)
-        isolated = Summary(tuple(record.name for record in records), records)
-        phase = {"phase": "decode"} if added else {}
-    numbers = {**numbers_of(isolated), **phase}
+        # What is wrong in chunks, or in a decode kernel of its own, the prompt fed whole cannot show.
+        wrong_in, isolated, unjudged = _fed_otherwise(bench, isolated)
+        added = [record for record in isolated.comparisons if record.verdict.faulty]
+    numbers = {**numbers_of(isolated), **({"wrong_in": wrong_in} if wrong_in else {})}
     more: dict[str, Any] = {
         "numbers": {**numbers, "adds": {record.name: record.over_floor for record in added}},
-        "control": _control(bench, added, decode=bool(phase)),
+        "control": _control(bench, added, wrong_in=wrong_in),
         "evidence": {"isolated": isolated},
         "commands": (f"parity replay --trace {bench.trace_folder} --oracle {bench.case.oracle}",),
     }
-    if phase:
+    if wrong_in:
         bench.trace_anew()
     if added:
         said = f"{len(added)} of {numbers['sites']} sites add error of their own, the first is {added[0].name}."
@@ -53,24 +49,32 @@ def run(bench: Bench) -> RungResult:
     return REPLAY.result(Status.INCONCLUSIVE, f"Not everything could be judged: {numbers['verdicts']}.", **more)
 
 
-def _of_decode(bench: Bench) -> tuple[tuple[Comparison, ...], int]:
-    """The engine's stages in decode steps behind the prompt, each alone, and how many no floor could judge; nothing
-    where they cannot be run."""
-    trace = bench.trace_decode()
+def _fed_otherwise(bench: Bench, isolated: Summary) -> tuple[str, Summary, int]:
+    """Whether the engine's stages are wrong when the prompt is fed in chunks, where rung 3 found that these matter, or
+    with decode steps behind it: how, all that was judged, and how many sites of decode steps no floor could judge."""
+    trace = bench.trace_otherwise(CHUNKS)
+    if trace is not None:
+        chunked = Replay(trace, bench.oracle).compare(floor=bench.floor)
+        if any(record.verdict.faulty for record in chunked.comparisons):
+            return CHUNKS, chunked, 0
+    trace = bench.trace_otherwise(DECODE)
     if trace is None:
-        return (), 0
+        return "", isolated, 0
     stepped = Replay(trace, bench.oracle).compare(floor=bench.floor).comparisons
     found = [record for record in stepped if record.phase == "decode"]
-    judged = tuple(record for record in found if record.verdict not in (Verdict.NO_FLOOR, Verdict.NO_POWER))
-    return judged, len(found) - len(judged)
+    judged = [record for record in found if record.verdict not in (Verdict.NO_FLOOR, Verdict.NO_POWER)]
+    records = (*isolated.comparisons, *judged)
+    wrong = any(record.verdict.faulty for record in judged)
+    whole = Summary(tuple(record.name for record in records), records)
+    return DECODE if wrong else "", whole, len(found) - len(judged)
 
 
-def _control(bench: Bench, added: list[Comparison], *, decode: bool) -> dict[str, Any]:
+def _control(bench: Bench, added: list[Comparison], *, wrong_in: str) -> dict[str, Any]:
     """The emulation's own stages at the sites in question, or at the layers' last stage where there is none."""
     emulated = bench.emulated_trace
-    asked = bench.with_decode() if decode else None
     if emulated is None:
         return {}
+    asked = bench.with_decode() if wrong_in == DECODE else None
     if asked is not None and bench.recipe_runner is not None:
         steps = Schedule(decode=asked[1].decode)
         emulated = bench.recipe_runner.forward([asked[0]], schedule=steps, capture=CapturePlan())

@@ -93,6 +93,7 @@ def _repeat(bench: Bench, finding: Finding) -> dict[str, Any]:
             again.append(layer)
     decoded = bench.second.run.flags.get("decode", 0)
     fed = f"{request.name} ({how})" + (f", its last {decoded} ids decoded" if decoded else "")
+    fed += ", in chunks" if bench.second.run.flags.get("chunk") else ""
     said = f"in {len(again)} of {len(layers)} layers again" if again else "not repeated: it does not show"
     return {"repeated": bool(again), "repetition": f"{said} on {fed}", "second_over_floor": scores}
 
