@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +92,26 @@ def naive_numpy(y: torch.Tensor, x: torch.Tensor) -> None:
     _ = np.einsum("ij,ij->i", d, d), np.einsum("ij,ij->i", a, b), np.abs(d).max(1)
 
 
-def naive_sglang(y: torch.Tensor, x: torch.Tensor) -> None:
+QUANTILES_BELOW = 10_000_000
+"""Elements from which on SGLang's comparator leaves its quantiles out."""
+
+
+def naive_sglang(y: torch.Tensor, x: torch.Tensor, quantiles_below: int = QUANTILES_BELOW) -> None:
     """What SGLang's dump comparator prints of a pair, written from its formulas: not its code.
 
-    Relative difference 1 - 2<x, y> / (|x|^2 + |y|^2), largest and mean absolute difference, and of each side mean,
-    deviation, extremes and the 1, 5, 95 and 99 % quantiles, all in fp32 (its quantiles are of a sample too).
+    1 - 2<x, y> / (<x, x> + <y, y>) in double; largest and mean absolute difference in fp32 and where the largest is; of
+    each side mean, deviation, extremes, and for a tensor of fewer elements than `quantiles_below` the 1, 5, 95 and 99 %
+    quantiles, one call each over all elements.
     """
     a, b = x.float(), y.float()
     d = (a - b).abs()
-    _ = 1 - 2 * (a.double() * b.double()).sum() / (a.double() ** 2 + b.double() ** 2).sum(), d.max(), d.mean()
-    marks = torch.tensor([0.01, 0.05, 0.95, 0.99])
+    wide_a, wide_b = a.double(), b.double()
+    _ = 1 - 2 * (wide_a * wide_b).sum() / (wide_a * wide_a + wide_b * wide_b).sum()
+    _ = d.max(), d.mean(), np.unravel_index(int(d.argmax()), d.shape)
     for side in (a, b):
-        _ = side.mean(), side.std(), side.min(), side.max(), torch.quantile(side.flatten()[: 1 << 22], marks)
+        _ = side.mean(), side.std(), side.min(), side.max()
+        if side.numel() < quantiles_below:
+            _ = [torch.quantile(side, mark) for mark in (0.01, 0.05, 0.95, 0.99)]
 
 
 def polygraphy(y: torch.Tensor, x: torch.Tensor) -> None:
@@ -128,6 +137,7 @@ PEERS = {
     "naive torch, row metrics": naive_torch,
     "naive numpy, row metrics": naive_numpy,
     "SGLang's formulas (naive)": naive_sglang,
+    "SGLang's formulas, no quantiles": partial(naive_sglang, quantiles_below=0),
     "Polygraphy": polygraphy,
     "msprobe": msprobe,
 }
@@ -232,11 +242,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--mebibytes", type=int, default=256, help="of both sides together")
-    parser.add_argument("--peers", type=Path, default=None, help="site-packages with msprobe and polygraphy")
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        default=None,
+        help="folder of packages, or virtual environment, with msprobe and polygraphy",
+    )
     parser.add_argument("--big", type=float, default=0.0, help="GiB of a mapped pair, both sides together")
     asked = parser.parse_args()
     if asked.peers is not None:
-        sys.path.append(str(asked.peers))
+        # A virtual environment stands for the packages in it.
+        folders = sorted(asked.peers.glob("lib/python*/site-packages")) or [asked.peers]
+        sys.path += map(str, folders)
     result = {
         "environment": as_json(capture_environment()),
         "threads": usable_threads(),

@@ -121,11 +121,11 @@ def _fit(field: ErrorField, projection: Projection) -> tuple[float, np.ndarray]:
     parts = [slice(j * COLUMN_BLOCK, (j + 1) * COLUMN_BLOCK) for j in range(max(out, across))]
     factors, left = np.ones((out, across)), 0.0
     for i in range(out):
-        basis = torch.stack([(x[:, p] @ weight[parts[i], p].T).flatten() for p in parts[:across]], 1).double()
-        wanted = d[:, parts[i]].flatten().double()
-        gram = basis.T @ basis
-        gram.diagonal().add_(1e-9 * float(gram.diagonal().sum()) + 1e-300)
-        excess = torch.linalg.solve(gram, basis.T @ wanted)
-        left += float((wanted - basis @ excess).square().sum())
+        basis = torch.stack([(x[:, p] @ weight[parts[i], p].T).flatten() for p in parts[:across]])
+        wanted = d[:, parts[i]].flatten()
+        gram = (basis @ basis.T).double()
+        gram.diagonal().add_(1e-7 * float(gram.diagonal().sum()) + 1e-300)  # fp32 products leave 6e-8 of it as noise
+        excess = torch.linalg.solve(gram, (basis @ wanted).double())
+        left += float((wanted - excess.float() @ basis).square().sum())
         factors[i] = 1 + excess.numpy()
     return left, factors

@@ -60,9 +60,14 @@ def _rests(field: ErrorField, projection: Projection, cuts: list[int]) -> tuple[
     count = len(projection.rows)
     pick = torch.linspace(0, count - 1, min(SAMPLE, count)).round().long()
     x, d, weight = projection.input[pick], field.d[projection.rows[pick]], projection.weight
-    scale, inputs = count / len(pick), weight.shape[1]
-    edges = [0, *cuts, inputs]
-    parts = torch.stack([x[:, a:b] @ weight[:, a:b].T for a, b in pairwise(edges)])
-    head = parts.cumsum(0)[:-1]
-    rests = torch.stack([d + (head[-1] + parts[-1]) - head, d + head]).square().sum((2, 3))
-    return scale * float(d.square().sum()), scale * rests.double().numpy()
+    scale = count / len(pick)
+    # Squares by expansion: one running product and three dot products a cut, and no tensor of all cuts.
+    whole, head = (x @ weight.T).flatten(), torch.zeros(len(pick), len(weight))
+    flat, wanted = head.view(-1), d.flatten()
+    both = wanted + whole
+    rests = np.empty((2, len(cuts)))
+    for number, (a, b) in enumerate(pairwise([0, *cuts])):
+        head.addmm_(x[:, a:b], weight[:, a:b].T)
+        size, error, kept = float(flat.dot(flat)), float(flat.dot(wanted)), float(flat.dot(both))
+        rests[:, number] = float(both.dot(both)) - 2 * kept + size, float(wanted.dot(wanted)) + 2 * error + size
+    return scale * float(d.square().sum()), scale * rests.clip(0.0)

@@ -47,15 +47,16 @@ def detect_e4m3_grid(field: ErrorField) -> Fingerprint | None:
         x, y = (t.reshape(field.rows * split, -1) for t in (field.x, field.y))
         step = max(x.numel() // SAMPLE, 1)
         rows = torch.arange(0, len(x), step) if step > 1 and len(x) > 256 else torch.arange(len(x))
-        some, others = x[rows], y[rows].to(field.sut.dtype).float()
-        scale = _scale(name, x)
-        on = _share_on_grid(some, scale if scale.numel() == 1 else scale[rows], exact)
-        if on < ON_GRID:
+        # A scale of each row needs those rows alone.
+        some, by_row = x[rows], "row" in name
+        if _share_on_grid(some, _scale(name, some if by_row else x), exact) < ON_GRID:
             continue
-        own = _scale(name, y)
-        there = _share_on_grid(others, own if own.numel() == 1 else own[rows], exact)
+        others = y[rows].to(field.sut.dtype).float()
+        there = _share_on_grid(others, _scale(name, y[rows] if by_row else y), exact)
         if there > OFF_GRID:
             continue
+        scale = _scale(name, x)
+        on = _share_on_grid(some, scale[rows] if by_row else scale, exact)
         clipped = int((x.abs() >= LARGEST * (1 - NEAR) * scale).sum()) if name == "1" else 0
         score = min(max(UNRELATED, share_after(field, stored_as_e4m3(name, y).view_as(field.x))), 1.0)
         numbers = {"scale": name, "on_grid": on, "oracle_on_grid": there, "at_448": clipped}

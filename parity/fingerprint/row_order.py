@@ -40,21 +40,21 @@ def _shift(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
     if field.tokens < 3:
         return None
     best = (LEAST_SHARE, 0)
-    per_token = d.square().sum(1).double()
     # Which shift: judged on some tokens and columns. Whether it explains the field: on all.
     step = max(x.shape[1] // SAMPLE, 1)
-    some_x, some_y = x[:, ::step].contiguous(), y[:, ::step].contiguous()
-    some_d = (some_x - some_y).square().sum(1).double()
     probe = torch.linspace(0, field.tokens - 1, min(SAMPLE, field.tokens)).long().unique()
+    some_x, some_y = x[:, ::step][probe], y[:, ::step]
+    some_d = (some_x - some_y[probe]).square().sum(1).double()
     for by in (n for size in range(1, min(SHIFTS, field.tokens - 2) + 1) for n in (size, -size)):
         source = probe - by
         inside = (source >= 0) & (source < field.tokens)
-        rest = (some_x[probe[inside]] - some_y[source[inside]]).square().sum() + some_d[probe[~inside]].sum()
-        score = 1 - float(rest) / max(float(some_d[probe].sum()), 1e-300)
+        rest = (some_x[inside] - some_y[source[inside]]).square().sum() + some_d[~inside].sum()
+        score = 1 - float(rest) / max(float(some_d.sum()), 1e-300)
         best = max(best, (score, by), key=lambda pair: pair[0])
     by = best[1]
     if by == 0:
         return None
+    per_token = d.square().sum(1).double()
     moved, source = (slice(by, None), slice(None, -by)) if by > 0 else (slice(None, by), slice(-by, None))
     rest = (x[moved] - y[source]).square().sum() + (per_token[:by].sum() if by > 0 else per_token[by:].sum())
     score = share_explained(field, float(rest))
@@ -141,4 +141,5 @@ def _permutation(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
 def _different(rows: torch.Tensor) -> int:
     """How many different rows [N, W] has, to three decimals of the largest value."""
     scale = rows.abs().amax().clamp(min=1e-30)
-    return len(torch.unique((rows / scale * 1000).round(), dim=0))
+    whole = torch.nan_to_num(rows / scale * 1000).round().to(torch.int16).contiguous().numpy()
+    return len({row.tobytes() for row in whole})

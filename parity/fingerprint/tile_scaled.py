@@ -105,7 +105,8 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
 
 def _strips(product: torch.Tensor, strips: int) -> NDArray[np.float64]:
     """[rows, strips], sums over strips of columns; the last one may be narrower."""
-    padded = torch.nn.functional.pad(product, (0, strips * STRIP - product.shape[1]))
+    missing = strips * STRIP - product.shape[1]
+    padded = torch.nn.functional.pad(product, (0, missing)) if missing else product
     return padded.view(len(product), strips, STRIP).sum(2).double().numpy()
 
 
