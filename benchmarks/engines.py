@@ -6,8 +6,9 @@
 An engine is NAME=RUNNER:MODEL,option=value,... and MODEL, where it is the word MODEL, is the folder of --model; or
 NAME=trace:FOLDER for a trace that was captured elsewhere (another environment, a GPU) of the same prompts. Each runner
 has a process of its own. The oracle is HF in FP32, routed as the engine was; router choices are judged against its own.
-Errors are those of a whole pass, inherited ones included, over the floor of the engine's recipe (fixtures/floors, or
---floor RECIPE=FILE); without one they are measured and not judged. `engines.json` keeps every record, merged by name.
+Errors are those of a whole pass, inherited ones included, over the floor of the engine's recipe: fixtures/floors, or
+--floor RECIPE=FILE, or one that is made here of the recipe's emulation on the prompts of --calibrate (kept in
+OUT/floors); without any they are measured and not judged. `engines.json` keeps every record, merged by name.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from parity.demo import FIXTURES
 from parity.errors import ParityError
 from parity.floor import Floor
+from parity.ladder.make_floor import read_documents
+from parity.ladder.recipe_floor import calibrate_recipe
 from parity.ladder.sweep import sweep
 from parity.process_runner import ProcessRunner
 from parity.promptfile import read_prompt
@@ -37,6 +40,10 @@ DEFAULT = (
     "torch.compile fp32=torch:MODEL,compile=inductor",
     "torch.compile bf16=torch:MODEL,compile=inductor,dtype=bfloat16",
     "Triton bf16=triton:MODEL",
+    "llama.cpp f32, KV f32=llama_cpp:MODEL,dtype=f32,kv=f32",
+    "llama.cpp f32, KV f16=llama_cpp:MODEL,dtype=f32,kv=f16",
+    "llama.cpp bf16, KV f32=llama_cpp:MODEL,dtype=bf16,kv=f32",
+    "llama.cpp bf16, KV f16=llama_cpp:MODEL,dtype=bf16,kv=f16",
 )
 
 
@@ -64,6 +71,15 @@ def capture_engine(spec: str, options: dict[str, Any], requests: Sequence[Reques
         return engine.forward(requests, capture=CapturePlan())
 
 
+def make_floor_file(recipe: str, model: Path, prompts: Sequence[Path], *, apart: Sequence[Request], path: Path) -> None:
+    """Calibrate a floor of `recipe` on `prompts` but those named in `apart`, as far as the longest of these reaches."""
+    documents = read_documents(prompts)
+    used = {request.name for request in apart}
+    clean = [Request(name, ids) for name, ids in documents.items() if name not in used]
+    longest = max(len(request.ids) for request in apart)
+    calibrate_recipe(recipe, str(model), clean, longest=longest).save(path)
+
+
 def stage_row(records: Sequence[Comparison]) -> dict[str, Any]:
     """One stage over all layers and prompts: its worst score over the floor, its worst error, its verdicts."""
     shown = [one for one in records if one.verdict is not Verdict.MISSING_IN_SUT]
@@ -84,7 +100,12 @@ def stage_row(records: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def examine_engine(
-    text: str, *, model: Path, oracle: Any, requests: Sequence[Request], floors: dict[str, Path]
+    text: str,
+    *,
+    model: Path,
+    oracle: Any,
+    requests: Sequence[Request],
+    floors: Callable[[str], Path | None],
 ) -> dict[str, Any]:
     """The record of one engine; a refusal or a crash is a record of its own and stops no other."""
     name, spec, options = read_engine(text, model)
@@ -93,7 +114,7 @@ def examine_engine(
         trace = capture_engine(spec, options, requests)
         seconds = time.monotonic() - start[1]
         recipe = trace.run.recipe.name
-        path = floors.get(recipe)
+        path = floors(recipe)
         floor = Floor.load(path) if path is not None and path.is_file() else None
         summary = sweep(oracle, trace, floor=floor)
     except ParityError as error:
@@ -174,6 +195,9 @@ def main() -> None:
     parser.add_argument("--prompt", type=Path, action="append", help="prompt file; default: two held-out documents")
     parser.add_argument("--tokens", type=int, default=128, help="ids taken of each prompt")
     parser.add_argument("--floor", action="append", default=[], help="RECIPE=FILE")
+    parser.add_argument(
+        "--calibrate", type=Path, action="append", default=[], help="prompts for the floors that are missing"
+    )
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     files = asked.prompt or sorted((FIXTURES / "heldout").glob("*.json"))[:2]
@@ -181,10 +205,17 @@ def main() -> None:
     floors = {path.stem: path for path in (FIXTURES / "floors").glob("*.json")}
     floors |= {recipe: Path(path) for recipe, _, path in (one.partition("=") for one in asked.floor)}
     oracle = open_runner(f"hf:{asked.model}")
+
+    def floor_of(recipe: str) -> Path | None:
+        made = asked.out / "floors" / f"{recipe}.json"
+        if recipe not in floors and not made.is_file() and asked.calibrate:
+            make_floor_file(recipe, asked.model, asked.calibrate, apart=requests, path=made)
+        return floors.get(recipe, made if made.is_file() else None)
+
     kept = asked.out / "engines.json"
     results = {one["engine"]: one for one in json.loads(kept.read_text())["engines"]} if kept.is_file() else {}
     for text in asked.engine or DEFAULT:
-        found = examine_engine(text, model=asked.model, oracle=oracle, requests=requests, floors=floors)
+        found = examine_engine(text, model=asked.model, oracle=oracle, requests=requests, floors=floor_of)
         results[found["engine"]] = found
         words = found.get("error") or f"worst {_number(found['over_floor'])} over floor, {found['flips']} flips"
         print(f"{found['engine']}: {words}", flush=True)

@@ -42,8 +42,9 @@ class Arithmetic:
 
     @property
     def exact(self) -> bool:
-        """True for arithmetic that rounds nothing but its own operations: the truth, which has one order."""
-        return self.boundary is None and self.ggml is None
+        """True for fp64, which has one order. In fp32 order 0 is the truth that engines are held against; the others
+        are what another engine in fp32 may compute."""
+        return self.compute == torch.float64
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
         """A stage's input: rounded to the boundary dtype if it is not in it already, then widened to `compute`."""

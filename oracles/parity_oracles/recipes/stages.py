@@ -87,7 +87,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, c: Call) -> torch.Tensor:
     Source: Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4.
     """
     squares, width = x * x, x.shape[-1]
-    if c.order.norm is None or c.arithmetic.exact:  # exact arithmetic has one order
+    if c.order.norm is None or c.arithmetic.exact:  # fp64 has one order
         mean = squares.mean(-1, keepdim=True)
     else:
         mean = _sum_last(squares, c.order.norm) / width
