@@ -95,7 +95,7 @@ class ParityGolden:
                 raise _stale(path, f"the last {golden.positions} positions", f"the last {positions}")
             if self._node.config.getoption("--parity-measure") and calibration is not None:
                 golden = with_environment(golden, given, floor=opened, calibration=calibration)
-                write_golden(path, golden, max_bytes=limit, replace=True)
+                self._rewrite(path, golden, limit)
                 self._tell("measured", path, f"{len(golden.measured)} environments in its table")
             check = check_golden(golden, given, floor=opened, calibration=calibration)
         except ParityError as error:
@@ -156,8 +156,14 @@ class ParityGolden:
                 if same:
                     self._tell("unchanged", path)
                     return
-        size = write_golden(path, golden, max_bytes=limit, replace=True)
-        self._tell(event, path, *words, size_words(size))
+        self._tell(event, path, *words, size_words(self._rewrite(path, golden, limit)))
+
+    def _rewrite(self, path: Path, golden: Golden, limit: int) -> int:
+        __tracebackhide__ = True
+        try:
+            return write_golden(path, golden, max_bytes=limit, replace=True)
+        except OSError as error:
+            pytest.fail(f"parity golden: {path} cannot be rewritten: {error}", pytrace=False)
 
     def _fail(self, path: Path, golden: Golden, actual: Contents, check: GoldenCheck) -> NoReturn:
         __tracebackhide__ = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import replace
@@ -181,6 +182,39 @@ def test_a_folder_that_cannot_be_written_fails_the_test_with_the_reason(project,
     result.assert_outcomes(failed=1)
     assert "there is none at" in result.stdout.str()
     assert "cannot be written" in result.stdout.str()
+    result = project(None, "--parity-update")
+    result.assert_outcomes(failed=1)
+    assert "cannot be rewritten" in result.stdout.str()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_enough_to_hold_a_golden_and_not_to_rewrite_it(project, pytester):
+    project(ONE)
+    folder = pytester.path / "goldens/test_engine"
+    folder.chmod(0o555)
+    try:
+        project(None).assert_outcomes(passed=1)
+        result = project(FAULTY, "--parity-update")
+        result.assert_outcomes(failed=1)
+        assert "cannot be rewritten" in result.stdout.str()
+    finally:
+        folder.chmod(0o755)
+
+
+def test_a_disk_that_fails_midway_leaves_the_old_golden(project, pytester, monkeypatch):
+    project(ONE)
+    path = pytester.path / "goldens/test_engine/test_forward.safetensors"
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("parity.golden.file.os.fsync", full)
+    result = project(FAULTY, "--parity-update")
+    result.assert_outcomes(failed=1)
+    assert "No space left on device" in result.stdout.str()
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 TRACED = """
