@@ -23,6 +23,9 @@ SETTINGS = {
 }
 """Environment variables that are set where the user has not set them."""
 
+ADAPTIVE = "adaptive_long_prefill_threshold"
+"""The scheduler's attribute by which it raises the limit of a prompt's rows where there is room."""
+
 
 def is_installed() -> bool:
     """True where this interpreter can import vLLM."""
@@ -69,6 +72,8 @@ class Engine:
             )
         self._runner = found[0].model_runner
         self._scheduled: Any = None
+        self._chunk: int | None = None
+        self._most = 0
 
     def add(self, name: str, ids: Sequence[int], *, new: int, prompt_logits: bool) -> None:
         """Queue a request: `new` tokens after its ids, greedily, through end-of-text ids.
@@ -87,7 +92,13 @@ class Engine:
 
     def step(self) -> list[Any] | None:
         """One step of the engine: the answers that it made; None when nothing is left to do."""
-        return self._core.step() if self._core.has_unfinished_requests() else None
+        if not self._core.has_unfinished_requests():
+            return None
+        if self._chunk is not None:
+            # The limit of a prompt's rows is not held for a request that is alone: there it is that of the step.
+            alone = sum(self._scheduler.get_request_counts()) <= 1
+            self._scheduler.max_num_scheduled_tokens = min(self._chunk, self._most) if alone else self._most
+        return self._core.step()
 
     def forget_prefixes(self) -> None:
         """Empty the prefix cache."""
@@ -96,13 +107,27 @@ class Engine:
     @contextmanager
     def chunked(self, chunk: int | None) -> Iterator[None]:
         """Within it, the scheduler gives a request at most `chunk` rows of its prompt a step; None: as configured."""
-        config = self._core.engine_core.engine_core.scheduler.scheduler_config
-        before = config.long_prefill_token_threshold
+        if chunk is None:
+            yield
+            return
+        scheduler, config = self._scheduler, self._scheduler.scheduler_config
+        before, adaptive = config.long_prefill_token_threshold, getattr(scheduler, ADAPTIVE, None)
+        self._chunk, self._most = chunk, scheduler.max_num_scheduled_tokens
         try:
-            config.long_prefill_token_threshold = before if chunk is None else chunk
+            config.long_prefill_token_threshold = chunk
+            if adaptive is not None:
+                setattr(scheduler, ADAPTIVE, False)
             yield
         finally:
             config.long_prefill_token_threshold = before
+            scheduler.max_num_scheduled_tokens = self._most
+            if adaptive is not None:
+                setattr(scheduler, ADAPTIVE, adaptive)
+            self._chunk = None
+
+    @property
+    def _scheduler(self) -> Any:
+        return self._core.engine_core.engine_core.scheduler
 
     @property
     def _core(self) -> Any:

@@ -75,6 +75,9 @@ def test_capture_changes_no_bit(single: Any):
     seen = single.forward([request], capture=CapturePlan())
     assert torch.equal(*(t.tensor(t.select(stage="logits")[0]) for t in (plain, seen)))
     assert single.generate(request, max_new_tokens=8) == single.generate(request, max_new_tokens=8)
+    # vLLM itself does not chunk the prompt of a request that is alone.
+    alone = single.forward([request], schedule=Schedule(chunk=40), capture=CapturePlan(stages=("logits",)))
+    assert [len(c.rows) for c in alone.captures] == [40, 40, 16]
 
 
 @pytest.mark.long
