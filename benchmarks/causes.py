@@ -1,7 +1,8 @@
 """Which cause do the detectors name for faults drawn at random? A confusion matrix on runs of a precision recipe.
 
-Each fault is drawn with its layer, stage, slice and strength (random_faults.py, random_layers.py), put into a healthy
-run of the recipe, and read blind, as an investigation reads a site: against the recipe's emulation on the same inputs.
+Each fault is drawn with its layer, stage, slice and strength (random_rows.py, random_values.py, random_layers.py), put
+into a healthy run of the recipe, and read blind, as an investigation reads a site: against the recipe's emulation on
+the same inputs.
 Healthy sites are read too: they must say nothing that a gate would not have asked about.
 
 Run: PYTHONPATH=.:kernels:oracles OMP_NUM_THREADS=1 python3 benchmarks/causes.py --out DIR [--each 20] [--seed 1]
@@ -14,11 +15,12 @@ import json
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import random_faults as plain
 import random_layers as layers
+import random_rows as rows
+import random_values as values
 import torch
 from random_faults import Draw, Drawn, World
 
@@ -31,8 +33,8 @@ from parity.trace import capture_environment
 ROOT = Path(__file__).resolve().parent.parent
 WORLDS = (("moe-tiny-fp8", "fp8_block", 5, 420), ("moe-tiny", "bf16", 3, 333))
 DRAWS: dict[str, Draw] = {
-    name: draw
-    for module in (plain, layers)
+    name: cast(Draw, draw)
+    for module in (rows, values, layers)
     for name, draw in vars(module).items()
     if callable(draw) and getattr(draw, "__annotations__", {}).get("return") == "Drawn | None"
 }

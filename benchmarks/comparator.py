@@ -65,7 +65,8 @@ def best_speeds(
                 continue
             clock[name] = max(clock[name], size / (time.perf_counter() - start) / 1e9)
             cpu[name] = max(cpu[name], size / (time.process_time() - busy) / 1e9)
-    return *({n: round(v, 3) for n, v in d.items() if n not in failed} for d in (clock, cpu)), failed
+    speeds = [{n: round(v, 3) for n, v in d.items() if n not in failed} for d in (clock, cpu)]
+    return speeds[0], speeds[1], failed
 
 
 def read_all(sides: tuple[torch.Tensor, torch.Tensor]) -> None:
