@@ -53,6 +53,8 @@ def failure_text(path: Path, check: GoldenCheck, sides: tuple[Path, Path], test:
         lines.append(f"  environment, golden -> here: {check.elsewhere}{same}")
     command = ["parity", "compare", "--oracle", str(sides[0]), "--sut", str(sides[1])]
     command += ["--floor", check.floor.argument_of(_dtype(worst, check))]
+    if check.measured:
+        lines.append("  the command below judges by the derived floor alone, without what was measured")
     lines += [
         f"  investigate: {shlex.join(command)}",
         f"  if the change is meant: pytest {shlex.quote(test)} --parity-update",

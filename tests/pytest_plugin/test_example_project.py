@@ -77,7 +77,10 @@ def test_a_lost_tile_fails_names_the_row_and_is_rewritten_only_on_request(python
     assert command
     shown = run(python.parent / "parity", *shlex.split(command[1])[1:], cwd=example)
     assert shown.returncode == 1, shown.stdout + shown.stderr
-    assert f"row {found[2]}" in shown.stdout
+    # By the derived floor alone, so it may be another of the lost rows.
+    named = re.search(r"First divergence .*row (\d+)", shown.stdout)
+    assert named, shown.stdout
+    assert int(named[1]) in range(32, 37)
 
     done = run(python, "-m", "pytest", "-p", "no:cacheprovider", "--parity-update", cwd=example)
     assert done.returncode == 0, done.stdout
