@@ -19,7 +19,10 @@ LLAMA_WHEEL = $(firstword $(wildcard $(WHEELS)/llama_cpp_python-$(LLAMA)-*.whl))
 # A wheel for any machine of this kind: no instruction set of the one that built it, no downloads, no vision models.
 LLAMA_BUILD := -DGGML_NATIVE=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF
 
-.PHONY: demo test test-long lint clean engines engines-llama engines-vllm use-engines notebook
+.PHONY: install demo test test-long lint clean engines engines-llama engines-vllm use-engines notebook
+
+# Sets up .venv, and nothing else.
+install: $(READY)
 
 demo: $(READY)
 	$(BIN)/parity demo --out demo-report

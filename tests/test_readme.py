@@ -112,6 +112,22 @@ def test_the_worked_case_comes_out_as_it_is_told(tmp_path: Path):
 
 
 @pytest.mark.long
+def test_the_lab_of_the_readme_runs(tmp_path: Path):
+    (example,) = blocks("py")
+    prepare(tmp_path, "parity")
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "oracles"))
+    environment = {**os.environ, "PYTHONPATH": path, "PARITY_CACHE": str(tmp_path / "cache")}
+    # Strings are as a notebook's cells are: the engine's process must start from there.
+    done = subprocess.run(
+        [sys.executable, "-c", example + "print(lab.finding)"], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "rows past a tile edge were never written" in done.stdout
+    assert ", proved)" in done.stdout
+
+
+@pytest.mark.long
 def test_what_make_demo_runs_does_run(tmp_path: Path):
     (recipe,) = re.findall(r"^demo:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     arguments = prepare(tmp_path, recipe.removeprefix("$(BIN)/"))
