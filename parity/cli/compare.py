@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -57,5 +59,7 @@ def compare(
     if as_json:
         print_json(outcome.as_json())
     else:
-        show_outcome(outcome, Console(), top=top)
+        # A pipe or a log has no width of its own; rich would take 80 and fold every name.
+        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
+        show_outcome(outcome, Console(width=wide), top=top)
     raise typer.Exit(outcome.exit_code)

@@ -13,6 +13,10 @@ from parity.compare.table import over_floor_words
 from parity.records import Comparison
 
 LONGEST_NAME = 60
+LEAST_NAME = 16
+"""Characters of a name that stay on one line however narrow the terminal."""
+
+ROOMY = 120
 _NUMBERS = (("rel_l2", ".3g"), ("cosine", ".6f"), ("norm_ratio", ".5f"), ("slope", ".5f"))
 
 
@@ -28,17 +32,22 @@ def rank(comparisons: tuple[Comparison, ...]) -> list[Comparison]:
     return sorted(comparisons, key=badness, reverse=True)
 
 
-def ranking_table(comparisons: tuple[Comparison, ...], *, top: int) -> Table:
-    """One row a comparison, the `top` worst; numbers are those of the worst slice."""
+def ranking_table(comparisons: tuple[Comparison, ...], *, top: int, width: int = ROOMY) -> Table:
+    """One row a comparison, the `top` worst; numbers are those of the worst slice.
+
+    width: characters a line; with fewer than ROOMY the last numbers are left out, so that names stay to be read.
+    """
     shown = rank(comparisons)[:top]
+    numbers = _NUMBERS if width >= ROOMY else _NUMBERS[:1]
+    longest = max((len(harmless(c.name)) for c in shown), default=0)
     table = Table(title="Worst first; numbers of the worst slice", title_justify="left", pad_edge=False)
     several = len({c.phase for c in comparisons}) > 1
-    table.add_column("name", overflow="fold")
+    table.add_column("name", overflow="fold", min_width=min(longest, LEAST_NAME))
     if several:
         table.add_column("phase", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("worst slice", overflow="fold")
-    for name, _ in _NUMBERS:
+    for name, _ in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("over floor", justify="right", no_wrap=True)
     for c in shown:
@@ -49,7 +58,7 @@ def ranking_table(comparisons: tuple[Comparison, ...], *, top: int) -> Table:
         cells.append(Text(c.verdict.value, style=style))
         cells.append(Text(harmless(slice_words(c), longest=200)))
         metrics = c.worst[0].metrics if c.worst else {}
-        cells += [Text(format(metrics[name], form) if name in metrics else "") for name, form in _NUMBERS]
+        cells += [Text(format(metrics[name], form) if name in metrics else "") for name, form in numbers]
         cells.append(Text(over_floor_words(c.over_floor), style=style))
         table.add_row(*cells)
     hidden = len(comparisons) - len(shown)
@@ -77,7 +86,7 @@ def show_outcome(outcome: Outcome, console: Console, *, top: int = 20) -> None:
 
     records = outcome.summary.comparisons
     if records and top > 0:
-        console.print(ranking_table(records, top=top))
+        console.print(ranking_table(records, top=top, width=console.width))
     counts = ", ".join(f"{n} {verdict}" for verdict, n in outcome.summary.verdicts.items()) or "nothing was compared"
     line("Compared", f"{len(records)}: {counts}")
     line("Floor", outcome.floor_words)

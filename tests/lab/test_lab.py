@@ -17,7 +17,7 @@ from parity.errors import ParityError, UsageError
 from parity.ladder import sweep
 from parity.ladder.ledger import Standing
 from parity.records import Verdict
-from parity.runner import CapturePlan
+from parity.runner import CapturePlan, open_runner
 from parity.trace import save_trace
 
 Open = Callable[..., Lab]
@@ -180,3 +180,10 @@ def test_a_nan_is_ranked_first(open_lab: Open):
     ranking = open_lab({(0, "attn.q"): spoil}).zoom(0, "attn.q").by("row")
     assert ranking.slices[0].where == "position 17"
     assert not np.isfinite(ranking.slices[0].rel_l2)
+
+
+def test_equal_bits_are_cleared_without_a_floor(open_lab: Open, bf16_model: Path, exact: Counted):
+    lab = open_lab(engine=Counted(open_runner(f"recipe:{bf16_model}", recipe="fp32")), emulation=None)
+    assert lab.sweep().healthy
+    assert lab.replay().healthy
+    assert "are the same bits" in lab.rung(4).sentence

@@ -6,7 +6,7 @@ from typing import Any
 
 from parity.climb.bench import CHUNKS, DECODE, Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
-from parity.climb.rungs.sweep import numbers_of
+from parity.climb.rungs.sweep import cleared, numbers_of
 from parity.ladder.replay import Replay
 from parity.records import Comparison, Summary, Verdict
 from parity.runner import CapturePlan, Schedule
@@ -39,10 +39,7 @@ def run(bench: Bench) -> RungResult:
         said = f"{len(added)} of {numbers['sites']} sites add error of their own, the first is {added[0].name}."
         return REPLAY.result(Status.FOUND, said, **more)
     if isolated.healthy:
-        said = (
-            f"None of {numbers['sites']} sites adds error of its own; the worst slice stands at "
-            f"{numbers['worst_over_floor']:.2f} of its gate."
-        )
+        said = f"None of {numbers['sites']} sites adds error of its own: they {cleared(isolated)}."
         if unjudged:
             more["leaves_open"] = (f"decode: {unjudged} sites of the decode steps have no floor",)
         return REPLAY.result(Status.RULED_OUT, said, **more)

@@ -33,11 +33,18 @@ def run(bench: Bench) -> RungResult:
         )
         return SWEEP.result(Status.FOUND, said + ".", **more)
     if chained.healthy:
-        worst = numbers["worst_over_floor"]
-        said = f"All {numbers['sites']} sites lie within their floor; the worst slice at {worst:.2f} of its gate."
+        said = f"All {numbers['sites']} sites {cleared(chained)}."
         return SWEEP.result(Status.RULED_OUT, said, **more)
     said = f"Not everything could be judged: {numbers['verdicts']}."
     return SWEEP.result(Status.INCONCLUSIVE, said, **more)
+
+
+def cleared(summary: Summary) -> str:
+    """How near to its floor a healthy summary is; without one only equal bits are healthy."""
+    worst = summary.worst_over_floor
+    return (
+        "are the same bits" if worst is None else f"lie within their floor; the worst slice at {worst:.2f} of its gate"
+    )
 
 
 def numbers_of(summary: Summary) -> dict[str, Any]:
