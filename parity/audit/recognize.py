@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import correlation
 
 from parity.audit.tensors import BF16_ROUNDING, StoredTensor, TensorProbe
 from parity.fingerprint import causes
@@ -16,7 +17,12 @@ SCALES = "scales never consumed"
 OTHER = "another tensor of the checkpoint"
 ORDER = "the right elements in another order"
 FACTOR = "scaled by a constant"
+OFFSET = "offset by a constant"
+CHANGED = "changed on its way from the checkpoint"
 NEITHER = "values of no checkpoint tensor"
+
+FEWEST = 16
+"""Samples by which two tensors are said to resemble each other: chance correlations are below 0.5 at two sigma."""
 
 FACTOR_SPREAD = 2 * BF16_ROUNDING
 """Ratios of samples to one factor: the values were rounded once before the factor and may have been after it."""
@@ -66,7 +72,44 @@ def describe_content(probe: TensorProbe, tensor: StoredTensor, stored: Sequence[
         return FACTOR, causes.CONSTANT_RATIO, f"{factor:.6g} times its values"
     wanted = tensor.forms["values"]
     text = f"rms {probe.rms:.4g} where the checkpoint's is {wanted.rms:.4g}, shape {list(probe.shape)}"
-    return NEITHER, unbound, text
+    offset = _offset(probe, tensor)
+    if offset is not None:
+        cause = causes.CHANNEL_RATIO if len(probe.shape) == 1 else ""
+        return OFFSET, cause, f"its values and {offset:+.6g}"
+    # It is bound, hence the loader's rules are not the cause: the stage that reads it shows what was done to it.
+    return (CHANGED, "", text) if _resembles(probe, tensor) else (NEITHER, unbound, text)
+
+
+def _alike(probe: TensorProbe, tensor: StoredTensor) -> list[tuple[float, float]]:
+    """Samples of both in the same units, pair for pair; empty where there are none."""
+    form = tensor.forms.get("codes" if probe.dtype == E4M3 else "values")
+    if form is None or form.shape != probe.shape or len(form.samples) != len(probe.samples):
+        return []
+    return list(zip(probe.samples, form.samples, strict=True))
+
+
+def _offset(probe: TensorProbe, tensor: StoredTensor) -> float | None:
+    """The constant that lies between both, a norm's weight stored as w - 1 for instance; None where none does."""
+    pairs = _alike(probe, tensor)
+    if len(pairs) < 3 or probe.dtype == E4M3 or len({b for _, b in pairs}) < 2:
+        return None
+    constant = sum(a - b for a, b in pairs) / len(pairs)
+    room = [2 * BF16_ROUNDING * max(abs(a), abs(b), abs(constant)) for a, b in pairs]
+    # A constant within the roundings of every value is none.
+    if all(abs(constant) <= most for most in room):
+        return None
+    return constant if all(abs(a - b - constant) <= most for (a, b), most in zip(pairs, room, strict=True)) else None
+
+
+def _resembles(probe: TensorProbe, tensor: StoredTensor) -> bool:
+    """Whether it was made of this tensor: half of the samples are its own, or they go with it (correlation over 1/2;
+    of n independent ones it is 1/sqrt(n))."""
+    pairs = _alike(probe, tensor)
+    if len(pairs) < FEWEST:
+        return False
+    if 2 * sum(a == b for a, b in pairs) >= len(pairs):
+        return True
+    return all(len(set(side)) > 1 for side in zip(*pairs, strict=True)) and correlation(*zip(*pairs, strict=True)) > 0.5
 
 
 def _factor(probe: TensorProbe, tensor: StoredTensor) -> float | None:

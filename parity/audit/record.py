@@ -18,7 +18,8 @@ class AuditFinding:
     """One difference, or one kind of difference of many tensors.
 
     name: the hyper-parameter, or what is wrong with the tensors. check: which check found it. cause: of
-    parity.fingerprint.causes. places: operations that it shows at (`L01.mlp.norm`). layers: theirs, sorted.
+    parity.fingerprint.causes, empty where only the stage's own error tells. places: operations that it shows at
+    (`L01.mlp.norm`). layers: theirs, sorted.
     tensors: the checkpoint's names. expected, found: both sides in words. sentence: all of it for a person.
     """
 

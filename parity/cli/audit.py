@@ -67,7 +67,9 @@ def _show(found: Any) -> None:
         console.print(values)
     for title, some in (("wrong", found.findings), ("to be replayed", found.suspicions)):
         for one in some:
-            console.print(f"{title}: {escape(one.sentence)} [{escape(one.cause)}]", markup=False, soft_wrap=True)
+            console.print(
+                f"{title}: {escape(one.sentence)}{f' [{one.cause}]' if one.cause else ''}", markup=False, soft_wrap=True
+            )
 
 
 def _table(*columns: str) -> Table:

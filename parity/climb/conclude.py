@@ -9,6 +9,7 @@ from parity.climb.rung import RungResult, Status
 from parity.fingerprint.causes import (
     CAUSES,
     COLUMN_SEGMENT,
+    COLUMNS_PERMUTED,
     HEADS_PERMUTED,
     HEADS_SHIFTED,
     ROPE_PAIRING,
@@ -100,7 +101,7 @@ def _is_chance(located: Finding) -> bool:
     return ran_again and not located.evidence.get("repeated") and not located.proof.get("proved")
 
 
-ORDERS = (ROPE_PAIRING, HEADS_PERMUTED, HEADS_SHIFTED, ROWS_PERMUTED, COLUMN_SEGMENT)
+ORDERS = (ROPE_PAIRING, HEADS_PERMUTED, HEADS_SHIFTED, ROWS_PERMUTED, COLUMNS_PERMUTED, COLUMN_SEGMENT)
 """Causes that say in which other order the elements of a weight stand."""
 
 READ_BY = {

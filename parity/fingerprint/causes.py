@@ -29,6 +29,7 @@ HEADS_PERMUTED = "heads permuted"
 HEADS_ALIASED = "heads aliased"
 HEAD_PART = "part of each head is wrong"
 COLUMN_SEGMENT = "one segment of columns is wrong"
+COLUMNS_PERMUTED = "columns are permuted"
 
 # Values.
 E4M3_GRID = "values on the E4M3 grid"
@@ -88,6 +89,7 @@ CAUSES: Mapping[str, str] = {
     HEADS_PERMUTED: "Heads are grouped where the checkpoint interleaves them, or the reverse.",
     HEADS_ALIASED: "Several heads read the same data: a group index or a stride of zero.",
     HEAD_PART: "A head_dim, a weight or a rotation covers only part of each head.",
+    COLUMNS_PERMUTED: "The rows of a weight lie in another order than the checkpoint's: a shuffled or shifted layout.",
     COLUMN_SEGMENT: "One of several fused projections is wrong: its quantization, its offset.",
     E4M3_GRID: "The tensor is stored in FP8 E4M3 without its scale.",
     SATURATED: "A cast clips at the largest value of a narrow format, or at a wrong limit.",

@@ -1,11 +1,11 @@
-"""Do single columns hold another column's values, or nothing of their own? Rows of a weight in each other's place."""
+"""Do columns hold another column's values, or single ones nothing of their own? Rows of a weight in another place."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from parity.fingerprint.causes import COLUMN_SEGMENT
+from parity.fingerprint.causes import COLUMN_SEGMENT, COLUMNS_PERMUTED
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, UNRELATED, listed, percent, reads_values, share_explained
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
@@ -22,11 +22,18 @@ CONTRAST = 25.0
 """Error energy of a wrong column, relative to its size, over that of the right ones' median: a factor of 5 in the
 error itself, as for a range of columns."""
 
+WIDEST = 1024
+"""Columns among which each one's source is looked for: every pair is tried."""
+
+TALLEST = 256
+"""Rows by which the source of a column is found; the error explained is that of all rows."""
+
 
 @reads_values
 def detect_columns_exchanged(field: ErrorField) -> Fingerprint | None:
-    """Find a few columns, of all rows or of one expert's, that carry the error. score: the share explained where their
-    values are other columns of the oracle's; else half of the share they carry.
+    """Find columns, of all rows or of one expert's, that are permuted, or a few that carry the error.
+
+    score: the share explained where their values are other columns of the oracle's; else half of what they carry.
 
     Columns side by side are a segment and are said by it (detect_columns_wrong).
     """
@@ -38,7 +45,9 @@ def detect_columns_exchanged(field: ErrorField) -> Fingerprint | None:
         main = int(by.argmax())
         if by[main] >= LEAST_SHARE * lost.sum():
             groups.append((main, np.flatnonzero(experts == main)))
-    found = [f for expert, rows in groups if (f := _columns(field, expert, rows)) is not None]
+    found = [
+        f for expert, rows in groups for f in (_columns(field, expert, rows), _reordered(field, expert, rows)) if f
+    ]
     return max(found, key=lambda f: f.score, default=None)
 
 
@@ -74,3 +83,30 @@ def _columns(field: ErrorField, expert: int | None, rows: np.ndarray) -> Fingerp
         columns=(int(hot[0]), int(hot[-1]) + 1),
     )
     return Fingerprint(COLUMN_SEGMENT, float(min(score, 1.0)), numbers, sentence, where)
+
+
+def _reordered(field: ErrorField, expert: int | None, rows: np.ndarray) -> Fingerprint | None:
+    """More than a few columns in each other's place: each one's source by its direction, all of them different."""
+    if len(rows) < FITTED or not 2 * FITTED <= field.width <= WIDEST:
+        return None
+    at = torch.from_numpy(rows)
+    some = at[torch.linspace(0, len(at) - 1, min(TALLEST, len(at))).long()]
+    unit = [torch.nn.functional.normalize(t[some], dim=0) for t in (field.x, field.y)]
+    source = (unit[0].T @ unit[1]).argmax(1).numpy()
+    moved = source != np.arange(field.width)
+    if moved.sum() <= FEW * field.width or len(np.unique(source)) < (1 - FEW) * field.width:
+        return None
+    x, y = field.x[at], field.y[at]
+    rest = field.energy - float(field.d[at].square().sum()) + float((x - y[:, source]).square().sum())
+    score = share_explained(field, rest)
+    if score < LEAST_SHARE:
+        return None
+    steps = (source - np.arange(field.width)) % field.width
+    shift = int(np.bincount(steps).argmax())
+    shifted = bool((steps == shift).mean() > 1 - FEW)
+    numbers = {"moved": int(moved.sum()), "of": field.width, "shift": shift if shifted else None, "expert": expert}
+    how = f"hold the column {shift} further on" if shifted else "hold other columns, each another"
+    of = "" if expert is None else f" of expert {expert}"
+    sentence = f"{int(moved.sum())} of {field.width} columns{of} {how}: {percent(score)} of the error."
+    where = Slice(experts=None if expert is None else (expert,))
+    return Fingerprint(COLUMNS_PERMUTED, score, numbers, sentence, where)

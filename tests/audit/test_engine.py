@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from parity.audit import Audit, audit
 from parity.audit.bindings import FOREIGN, TWICE, UNREAD
-from parity.audit.recognize import FACTOR, NEITHER, ONES, ORDER, OTHER, SCALES, ZEROS
+from parity.audit.recognize import CHANGED, FACTOR, NEITHER, OFFSET, ONES, ORDER, OTHER, SCALES, ZEROS
 from parity.errors import RunnerError, UsageError
 from parity.fingerprint import causes
 from parity.invariance import Outcome
@@ -161,7 +161,21 @@ def test_one_bit_of_one_element(audited: Audited):
         codes[100, 77] ^= 1
         return codes.view(tensor.dtype)
 
-    assert only(audited(**changed(LAYER + "self_attn.o_proj.weight", flip)), NEITHER).layers == (1,)
+    finding = only(audited(**changed(LAYER + "self_attn.o_proj.weight", flip)), CHANGED)
+    assert (finding.layers, finding.cause) == ((1,), "")
+
+
+def test_values_of_no_tensor_at_all(audited: Audited):
+    def others(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3)).to(tensor.dtype)
+
+    assert only(audited(**changed(LAYER + "self_attn.q_norm.weight", others)), NEITHER).cause
+
+
+def test_a_norm_weight_stored_without_its_one(audited: Audited):
+    name = LAYER + "post_attention_layernorm.weight"
+    finding = only(audited(**changed(name, lambda w: w - 1)), OFFSET)
+    assert (finding.tensors, finding.cause) == ((name,), causes.CHANNEL_RATIO)
 
 
 def test_a_dequantizing_loader_that_ignores_the_scales(fp8_model: Path):

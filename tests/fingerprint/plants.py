@@ -143,6 +143,20 @@ def router_rows_moved(lab: Any) -> torch.Tensor:
     return value
 
 
+def columns_shifted(lab: Any, expert: int, by: int) -> torch.Tensor:
+    """Every column of one expert's rows is its neighbour's."""
+    value = lab.tensors["moe.up"].clone()
+    value[rows_of(lab, expert)] = value[rows_of(lab, expert)].roll(by, 1)
+    return value
+
+
+def values_of_head(lab: Any, group: int) -> torch.Tensor:
+    """Attention with every head's own keys, and with the values of one key/value head for all."""
+    t = lab.tensors
+    v = t["attn.v"][:, [group] * t["attn.v"].shape[1]]
+    return lab.attend(t["attn.q_rope"], t["attn.k_rope"], v, lab.size.K**-0.5)
+
+
 def slot_lost(lab: Any, slot: int, first: int) -> torch.Tensor:
     """`moe.experts` without one slot's part from row `first` on."""
     weights = lab.tensors["moe.topk_weights"].clone()

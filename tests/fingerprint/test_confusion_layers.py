@@ -14,6 +14,7 @@ from tests.fingerprint.plants import (
     cached,
     check_cause,
     columns_moved,
+    columns_shifted,
     edited,
     few_rows_moved,
     first_keys,
@@ -26,6 +27,7 @@ from tests.fingerprint.plants import (
     rows_late,
     seeing,
     slot_lost,
+    values_of_head,
     window,
 )
 
@@ -104,6 +106,14 @@ T = {
         C.COLUMN_SEGMENT, lambda lab: lab.field("moe.router_logits", router_rows_moved(lab)),
         lambda lab, f: f.numbers["source_of_column"] == {"1": 4, "4": 1},
         sizes=(1, 2),  # of five experts two are no small part
+    ),
+    "columns of one expert shifted by one": Planted(
+        C.COLUMNS_PERMUTED, lambda lab: lab.field("moe.up", columns_shifted(lab, 0, 1)),
+        lambda lab, f: (f.slice.experts, f.numbers["shift"]) == ((0,), lab.size.F - 1),
+    ),
+    "values of key/value head 0 for all": Planted(
+        C.HEADS_ALIASED, lambda lab: lab.field("attn.context", values_of_head(lab, 0)),
+        lambda lab, f: f.numbers["read_there"] == "values",
     ),
     "second expert not added from 100 on": Planted(
         C.MISSING_EXPERT, lambda lab: lab.field("moe.experts", slot_lost(lab, 1, from_100(lab))),
