@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from parity.fingerprint.causes import NEVER_WRITTEN, ROWS_STALE, ROWS_UNWRITTEN, STALE
 from parity.invariance import Invariance, Outcome
-from parity.records import Finding
+from parity.records import Finding, Site
 
 STALE_FORM = {NEVER_WRITTEN: STALE, ROWS_UNWRITTEN: ROWS_STALE}
 
@@ -40,9 +40,8 @@ def _unwritten(finding: Finding, invariances: Sequence[Invariance]) -> Finding:
     buffer holds something else."""
     if finding.cause in {*STALE_FORM, *STALE_FORM.values()}:
         return finding
-    poisoned = [one for one in invariances if one.name == "poison" and one.outcome is Outcome.BROKEN and one.site]
-    here = [one for one in poisoned if one.site.stage == finding.stage and set(one.site.layers) <= set(finding.layers)]
-    rows = sum(one.numbers.get("unwritten_rows", 0) for one in here)
+    poisoned = [one for one in invariances if one.name == "poison" and one.outcome is Outcome.BROKEN]
+    rows = sum(one.numbers.get("unwritten_rows", 0) for one in poisoned if _is_at(one.site, finding))
     if not rows:
         return finding
     said = f"{rows} rows are never written: filled before the launch, they come out as they were."
@@ -53,3 +52,7 @@ def _unwritten(finding: Finding, invariances: Sequence[Invariance]) -> Finding:
         sentence=f"{finding.sentence} {said}",
         alternatives=tuple(dict.fromkeys(others)),
     )
+
+
+def _is_at(site: Site | None, finding: Finding) -> bool:
+    return site is not None and site.stage == finding.stage and set(site.layers) <= set(finding.layers)

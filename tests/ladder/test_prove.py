@@ -155,7 +155,7 @@ def test_a_fault_below_every_chained_floor_is_proved(attempt: Try, layer: int, f
 def jitter(rows: torch.Tensor) -> torch.Tensor:
     """A stand-in for an order of sums that the emulation does not have: a unit of bf16, either way."""
     sign = torch.randint(0, 2, rows.shape, generator=torch.Generator().manual_seed(0)).float() * 2 - 1
-    return rows * (1 + 2.0**-8 * sign)
+    return rows * (1 + 2.0**-8 * sign.to(rows.device))
 
 
 @pytest.mark.parametrize("control", [None, "reduction_order", "bf16_rounding_order", in_one_expert(jitter, 1)])

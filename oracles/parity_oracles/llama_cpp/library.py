@@ -99,7 +99,7 @@ class Node:
 def llama() -> Any:
     """The bindings; RunnerError saying how to get them where they are not installed."""
     try:
-        import llama_cpp.llama_cpp as bindings
+        import llama_cpp.llama_cpp as bindings  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError, RuntimeError) as error:
         raise RunnerError(
             place="runner llama_cpp",
@@ -139,7 +139,7 @@ def _quiet(bindings: Any) -> None:
 
 
 def _ggml() -> Any:
-    import llama_cpp._ggml as ggml
+    import llama_cpp._ggml as ggml  # pyright: ignore[reportMissingImports]
 
     library = ggml.libggml
     if library.ggml_op_name.restype is not ctypes.c_char_p:
