@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.decode.choices import examine_sampler
+from parity.decode.choices import examine_sampler, examine_under_ban
 from parity.decode.comparison import DecodingComparison, DecodingVerdict, compare_decoding
 from parity.decode.divergence import Choice, Parting
 from parity.decode.draws import Departure, DrawCheck, check_draws
@@ -43,6 +43,7 @@ __all__ = [
     "continue_greedily",
     "decode_reference",
     "examine_sampler",
+    "examine_under_ban",
     "falsify_residual_scale",
     "fit_penalties",
     "force",

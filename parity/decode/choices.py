@@ -8,6 +8,7 @@ from typing import Any
 from parity.decode.sampler import SamplerCheck, check_sampler
 from parity.decode.shown import completed
 from parity.decode.side import Forced, continue_greedily, force, require_decoding
+from parity.errors import RunnerError
 from parity.runner import Request
 from parity.sampling import Sampling
 
@@ -55,3 +56,22 @@ def examine_sampler(
         again = continue_greedily(runner, request, len(chosen), sampling=asked)
         checked = check_sampler(own, declared=info.sampler, other_way=other, repeated=again, asked=asked)
     return checked
+
+
+def examine_under_ban(
+    runner: Any, request: Request, tokens: int, *, tell: Callable[[str], None] = lambda what: None
+) -> SamplerCheck | None:
+    """The runner's continuation with its own first choice banned, against its logits; None where nothing can be banned.
+
+    A mask that a greedy path skips is seen by no continuation whose largest logit is allowed: so that one is forbidden.
+    Two generations and a forward pass of `request`, which may be brief. Raises as `examine_sampler` does.
+    """
+    info = runner.describe()
+    if "sample" not in info.can or not request.ids:
+        return None
+    tell("the SUT's first choice")
+    try:
+        first = continue_greedily(runner, request, 1)
+    except RunnerError:
+        return None  # it ends at once: there is no choice to forbid
+    return examine_sampler(runner, request, tokens, asked=Sampling(banned=first), tell=tell)

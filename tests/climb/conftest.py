@@ -26,13 +26,14 @@ _LOGITS = CapturePlan(stages=("logits",))
 class Planted(RecipeRunner):
     """A healthy engine until something is planted. edits: by (layer, stage), what becomes of that stage's tensor.
 
-    second_best: greedy decoding takes the second largest logit.
+    second_best: greedy decoding takes the second largest logit. unmasked: it takes the largest, banned or not.
     """
 
     def __init__(self, model: Path, edits: dict[tuple[int | None, str], Edit] | None = None) -> None:
         super().__init__(read_checkpoint(model), order=3)
         self.edits = edits or {}
         self.second_best = False
+        self.unmasked = False
 
     def compute(self, stage: str, layer: int | None, *args: Any) -> torch.Tensor:
         out = super().compute(stage, layer, *args)
@@ -54,6 +55,8 @@ class Planted(RecipeRunner):
             self.edits = own
 
     def generate(self, request: Request, *, max_new_tokens: int, **rest: Any) -> Generation:
+        if self.unmasked:
+            rest.pop("sampling", None)
         if not self.second_best:
             return super().generate(request, max_new_tokens=max_new_tokens, **rest)
         ids: list[int] = []
@@ -106,17 +109,18 @@ def case(bf16_model: Path, bf16_floor: Path) -> Case:
 def climb_on(
     bf16_model: Path, case: Case, exact: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Investigation]:
-    """climb_on(edits, second_best=False, **options of investigate) climbs with a planted engine."""
+    """climb_on(edits, second_best=False, unmasked=False, **options of investigate) climbs with a planted engine."""
 
     def run(
         edits: dict[tuple[int | None, str], Edit] | None = None,
         *,
         second_best: bool = False,
+        unmasked: bool = False,
         skip: Sequence[int] = (),
         **changed: Any,
     ) -> Investigation:
         engine = Planted(bf16_model, edits)
-        engine.second_best = second_best
+        engine.second_best, engine.unmasked = second_best, unmasked
         out = tmp_path_factory.mktemp("case") / "out"
         return investigate(replace(case, **changed), out, sut=engine, oracle=exact, skip=skip)
 

@@ -101,6 +101,17 @@ def test_a_sampler_that_takes_the_second_best_ends_the_climb_early(climb_on: Cli
     assert "proved at rung 2" in found.results[4].sentence
 
 
+def test_a_greedy_path_that_skips_the_mask_is_found_by_forbidding_its_own_choice(
+    climb_on: Climb, healthy: Investigation
+):
+    found = climb_on(unmasked=True)
+    assert (found.finding.verdict, found.finding.rung, found.finding.cause) == ("fault", "decode", SAMPLER)
+    assert "banned tokens came out" in found.finding.sentence
+    assert found.finding.evidence["repeated"]
+    assert found.finding.proof["proved"]
+    assert healthy.results[2].numbers["sampler_under_ban"] == "as_asked"
+
+
 def test_a_second_investigation_needs_a_folder_of_its_own(healthy: Investigation, climb_on: Any, case: Any, exact: Any):
     from parity.climb import investigate
 

@@ -6,7 +6,14 @@ from typing import Any
 
 from parity.climb.bench import Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
-from parity.decode import DecodingComparison, DecodingVerdict, compare_decoding, examine_sampler
+from parity.decode import (
+    DecodingComparison,
+    DecodingVerdict,
+    SamplerCheck,
+    compare_decoding,
+    examine_sampler,
+    examine_under_ban,
+)
 from parity.fingerprint.causes import SAMPLER
 from parity.graft.effect import agreement
 from parity.invariance import Invariance, Outcome, check_probes
@@ -17,6 +24,9 @@ from parity.text.tokens import from_ids
 
 BRIEF = 72
 """Ids of the second prompt on which a sampler's fault is repeated: what it chose follows from its own logits."""
+
+BANNED_TOKENS = 2
+"""New tokens under a ban: the first would be the banned one, the second shows that the ban goes on or is forgotten."""
 
 
 def obstacle(bench: Bench) -> str:
@@ -34,6 +44,11 @@ def run(bench: Bench) -> RungResult:
         tokens=bench.case.new_tokens,
         no_emulation="no emulation of the recipe and no floor were given",
     )
+    # A mask that is skipped shows only where something is masked: the engine's own first choice, after a brief prompt.
+    banned = None
+    if found.sampler.outcome == "as_asked":
+        banned = examine_under_ban(bench.engine, _brief(bench.case.request), BANNED_TOKENS)
+    sampler = banned if banned is not None and banned.outcome == "differs" else found.sampler
     texts = {"sut": _decoded(bench, found.sut_ids), "oracle": _decoded(bench, found.oracle_ids)}
     scores = {"sut": _score(found.sut_ids), "oracle": _score(found.oracle_ids)}
     numbers = {
@@ -46,7 +61,8 @@ def run(bench: Bench) -> RungResult:
         "kl_worst": {phase.name: phase.kl_worst for phase in found.phases},
         "top1": {phase.name: phase.top1 for phase in found.phases},
         "degenerates_at": scores["sut"].first_degeneration,
-        "sampler": found.sampler.outcome,
+        "sampler": sampler.outcome,
+        "sampler_under_ban": None if banned is None else banned.outcome,
     }
     control = {
         "arm": SYMPTOM.control,
@@ -55,16 +71,17 @@ def run(bench: Bench) -> RungResult:
         "kl_noise": {phase.name: phase.kl_noise for phase in found.phases},
         "healthy": found.oracle_sampler.outcome == "as_asked",
     }
-    probes = _probes(bench) if found.sampler.outcome == "differs" else None
+    probes = _probes(bench) if sampler.outcome == "differs" else None
     if probes is not None:
         control["probes_on_and_off"] = probes.outcome.value
-    findings = _findings(bench, found, probes)
+    findings = _findings(bench, found, sampler, probes)
     more: dict[str, Any] = {
         "numbers": numbers,
         "control": control,
         "findings": findings,
         "evidence": {
             "decoding": found,
+            "under_ban": banned,
             "texts": texts,
             "pieces": {"sut": _pieces(bench, found.sut_ids), "oracle": _pieces(bench, found.oracle_ids)},
             "text_scores": scores,
@@ -78,6 +95,8 @@ def run(bench: Bench) -> RungResult:
     }
     if found.verdict is DecodingVerdict.DIVERGED:
         return SYMPTOM.result(Status.FOUND, found.sentence, **more)
+    if findings:
+        return SYMPTOM.result(Status.FOUND, f"{found.sentence} {findings[0].sentence}", **more)
     if found.verdict is DecodingVerdict.UNRESOLVED:
         return SYMPTOM.result(Status.INCONCLUSIVE, found.sentence, **more)
     return SYMPTOM.result(Status.RULED_OUT, found.sentence, **more)
@@ -88,25 +107,34 @@ def _probes(bench: Bench) -> Invariance:
     return check_probes(bench.subject)
 
 
-def _findings(bench: Bench, found: DecodingComparison, probes: Invariance | None) -> tuple[Finding, ...]:
-    if found.sampler.outcome != "differs" or (probes is not None and probes.outcome is Outcome.BROKEN):
+def _brief(request: Request) -> Request:
+    return Request(request.name, request.ids[:BRIEF])
+
+
+def _findings(
+    bench: Bench, found: DecodingComparison, sampler: SamplerCheck, probes: Invariance | None
+) -> tuple[Finding, ...]:
+    if sampler.outcome != "differs" or (probes is not None and probes.outcome is Outcome.BROKEN):
         return ()
     second, how = bench.case.second_request()
-    brief = Request(second.name, second.ids[:BRIEF])
-    again = examine_sampler(bench.engine, brief, bench.case.new_tokens)
-    repeated = again.outcome == "differs"
+    if sampler is found.sampler:
+        again = examine_sampler(bench.engine, _brief(second), bench.case.new_tokens)
+    else:
+        again = examine_under_ban(bench.engine, _brief(second), BANNED_TOKENS)
+    repeated = again is not None and again.outcome == "differs"
     logits_agree = not found.outside and not any(one.near_tie is False for one in found.partings)
     return (
         Finding(
             verdict="fault",
             rung="decode",
             cause=SAMPLER,
-            sentence=f"The sampler does not do what it was asked: {found.sampler.sentence}",
+            sentence=f"The sampler does not do what it was asked: {sampler.sentence}",
             evidence={
-                "sampler": found.sampler,
+                "sampler": sampler,
                 "logits_agree": logits_agree,
                 "repeated": repeated,
-                "repetition": f"{'again' if repeated else 'not'} on {second.name} ({how}): {again.sentence}",
+                "repetition": f"{'again' if repeated else 'not'} on {second.name} ({how}): "
+                f"{'' if again is None else again.sentence}",
             },
         ),
     )
