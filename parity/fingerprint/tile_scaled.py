@@ -68,8 +68,11 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
         main, inside = -1, np.ones(rows, bool)
     tile = _span(whole & inside, order, inside)
     # An expert that fits into one tile can be either: the constant ratio then stands first, this beside it.
-    fits = experts is not None and inside.sum() <= (field.tile_m or ONE_TILE)
-    if tile is None or (tile.sum() >= INSIDE * inside.sum() and not fits):
+    height = field.tile_m or ONE_TILE
+    fits = experts is not None and inside.sum() <= height
+    if tile is None or (
+        tile.sum() >= INSIDE * inside.sum() and not fits and not _ends_at_a_tile(tile, order % span, inside, height)
+    ):
         return None
     box_yy, box_dy = yy[tile][:, left:right].sum(), dy[tile][:, left:right].sum()
     ratio, score = float(1 + box_dy / box_yy), float(box_dy**2 / box_yy / per_row.sum())
@@ -101,6 +104,13 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
         columns=None if (first, last) == (0, width) else (first, last),
     )
     return Fingerprint(TILE_AMPLIFIED, score, numbers, sentence, where)
+
+
+def _ends_at_a_tile(tile: NDArray[np.bool_], number: NDArray[np.int64], inside: NDArray[np.bool_], height: int) -> bool:
+    """Whether the rows are whole tiles, and some rows lie beyond: of an expert just past a tile they are nearly all."""
+    first, last = int(number[tile].min()), int(number[tile].max())
+    beyond = inside & ((number < first) | (number > last))
+    return bool(beyond.any()) and first % height == 0 and (last + 1) % height == 0
 
 
 def _strips(product: torch.Tensor, strips: int) -> NDArray[np.float64]:

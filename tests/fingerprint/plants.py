@@ -268,6 +268,14 @@ def tile(lab: Any, stage: str, factor: float, columns: slice) -> Any:
     return lab.field(stage, value)
 
 
+def tile_but_few_rows(lab: Any, beyond: int) -> Any:
+    """The first tile of the most loaded expert, which has few rows beyond it."""
+    n = int(rows_of(lab, 0).sum())
+    inside = rows_of(lab, 0) & (lab.number.view(lab.tensors["moe.topk_ids"].shape) < n - beyond)
+    value = torch.where(inside[..., None], 3.0, 1.0) * lab.tensors["moe.up"]
+    return lab.field("moe.up", value, tile_m=n - beyond)
+
+
 def renormalized(lab: Any) -> torch.Tensor:
     return lab.tensors["moe.router_logits"].softmax(1).gather(1, lab.tensors["moe.topk_ids"].long())
 

@@ -27,6 +27,7 @@ from tests.fingerprint.plants import (
     rows_late,
     seeing,
     slot_lost,
+    tile_but_few_rows,
     values_of_head,
     window,
 )
@@ -107,6 +108,8 @@ T = {
         lambda lab, f: f.numbers["source_of_column"] == {"1": 4, "4": 1},
         sizes=(1, 2),  # of five experts two are no small part
     ),
+    "a tile of an expert just past it": Planted(C.TILE_AMPLIFIED, lambda lab: tile_but_few_rows(lab, 3)),
+    "one row past the tile": Planted(C.TILE_AMPLIFIED, lambda lab: tile_but_few_rows(lab, 1)),
     "columns of one expert shifted by one": Planted(
         C.COLUMNS_PERMUTED, lambda lab: lab.field("moe.up", columns_shifted(lab, 0, 1)),
         lambda lab, f: (f.slice.experts, f.numbers["shift"]) == ((0,), lab.size.F - 1),
