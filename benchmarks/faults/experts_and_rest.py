@@ -145,7 +145,7 @@ FAULTS = [
             weights=weight("model.layers.2.post_attention_layernorm.weight", lambda w: w - 1)),
     planted("eps_a_hundredth", (), "attn.norm", causes.CONFIG_VALUE, "The norms' eps is 0.01.", rung="config",
             config={"rms_eps": 1e-2}),
-    Fault(name="repetition_penalty_on", family="qwen3_moe", summary="A repetition penalty is on by default.", truth=None,
+    Fault(name="repetition_penalty_on", family="qwen3_moe", summary="It is on by default.", truth=None,
           rung="decode", cause=causes.SAMPLER, engine={"repetition_penalty": 1.3}),
     Fault(name="frequency_penalty_on", family="qwen3_moe", summary="A frequency penalty is on by default.", truth=None,
           rung="decode", cause=causes.SAMPLER, engine={"frequency_penalty": 0.7}),
