@@ -16,6 +16,7 @@ from parity.climb.counted import Counted
 from parity.climb.rung import RungResult
 from parity.climb.store import TRACES
 from parity.decode import Reference, decode_reference
+from parity.decode.noise import is_exact
 from parity.errors import RunnerError, UsageError
 from parity.floor import Floor
 from parity.floor.bins import Bin, position_range
@@ -249,7 +250,8 @@ class Bench:
         """The oracle's own decoding of the prompt, and the noise around it: what the recipe's emulation shows there,
         else the floor's."""
         near = self.recipe_runner
-        usable = near is not None and "forward" in near.describe().can
+        # Exact arithmetic held against itself has no noise: of an FP32 engine the floor's is taken.
+        usable = near is not None and "forward" in near.describe().can and not is_exact(near.describe())
         return decode_reference(
             self.oracle, self.case.request, self.case.new_tokens, emulation=near if usable else None,
             floor=None if usable else self.floor,

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from parity.climb import RUNGS, Investigation, Status
+from parity.climb import RUNGS, Case, Investigation, Status
+from parity.climb.bench import Bench
+from parity.climb.counted import Counted
+from parity.decode import compare_decoding
 from parity.errors import UsageError
 from parity.fingerprint.causes import CONSTANT_RATIO, SAMPLER
+from parity.floor import Floor
+from parity.ladder.calibrate import Opening
 from parity.ladder.ledger import Standing
 from parity.reading import read_record
 from parity.records import Summary
+from parity.runner import open_runner
+from tests.climb.conftest import random_request
 
 Climb = Callable[..., Investigation]
 
@@ -99,6 +107,18 @@ def test_a_sampler_that_takes_the_second_best_ends_the_climb_early(climb_on: Cli
     assert found.finding.proof["proved"]
     assert status(found)["sweep"] == "NOT_RUN"
     assert "proved at rung 2" in found.results[4].sentence
+
+
+def test_beside_an_exact_emulation_the_floor_says_the_noise(tmp_path: Path):
+    """An FP32 engine's recipe is exact arithmetic, which has no noise of its own."""
+    fixtures = Path(__file__).resolve().parents[2] / "fixtures"
+    spec = f"recipe:{fixtures / 'models' / 'moe-tiny'}"
+    engine = open_runner(spec, recipe="fp32")
+    case = Case(sut=spec, oracle=spec, request=random_request(0, 40), emulation=spec, new_tokens=3)
+    opening, floor = Opening(spec, {"recipe": "fp32"}), Floor.load(fixtures / "floors" / "fp32.json")
+    bench = Bench(case, tmp_path, sut=Counted(engine), oracle=engine, emulation=opening, floor=floor)
+    found = compare_decoding(sut=bench.engine, oracle=bench.decoding, request=case.request, tokens=case.new_tokens)
+    assert found.noise["source"] == "floor"
 
 
 def test_a_greedy_path_that_skips_the_mask_is_found_by_forbidding_its_own_choice(
