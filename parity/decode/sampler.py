@@ -97,7 +97,9 @@ def check_sampler(
     )
     avoided = tuple(dict.fromkeys(one.largest for one in odd if one.largest not in chosen)) if odd else ()
     hidden_mask = bool(odd) and all(_largest_without(allowed[o.token], avoided) == o.chosen for o in odd)
-    differs = differing(asked, stated)
+    # What a runner states is in force where nothing is asked: a default there contradicts no call that asks for more.
+    plain = GREEDY.settings()
+    differs = {name: pair for name, pair in differing(asked, stated).items() if pair[1] and pair[1] != plain[name]}
     causes = tuple(f"it declares {name} {got}, asked {want}" for name, (want, got) in differs.items())
     causes += _causes(emitted, odd, penalties, avoided if hidden_mask else (), repeated, chosen)
     unstable = bool(odd) and any(one.own_move > one.gap / 4 for one in odd) and not emitted

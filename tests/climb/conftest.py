@@ -43,7 +43,9 @@ class Planted(RecipeRunner):
     def describe(self) -> RunnerInfo:
         info = super().describe()
         paths = {stage: ("reference",) for _, stage in self.edits}
-        return replace(info, can=info.can | {"variant"}, variants={**paths, "embed.out": ("reference",)})
+        sampler = {"greedy": True, "suppress_tokens": [], "temperature": 0.0}
+        variants = {**paths, "embed.out": ("reference",)}
+        return replace(info, can=info.can | {"variant"}, variants=variants, sampler=sampler)
 
     def forward(self, requests: Sequence[Request], *, variant: Any = None, **rest: Any) -> Any:
         """variant: stages by name that take their healthy path."""

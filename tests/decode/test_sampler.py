@@ -37,6 +37,17 @@ def test_greedy_choices_are_as_asked():
     assert "min-p" in found.sentence
 
 
+def test_what_is_in_force_where_nothing_is_asked_contradicts_no_call_that_asks_for_more():
+    token = greedy()[7]
+    without = ROWS.clone()
+    without[:, token] = -torch.inf
+    stated = {"greedy": True, "suppress_tokens": [], "temperature": 0.0, "presence_penalty": 0.0, "top_p": 1.0}
+    asked = Sampling(banned=(token,))
+    assert check_sampler(forced(ROWS, greedy(without)), asked=asked, declared=stated).outcome == "as_asked"
+    fixed = check_sampler(forced(ROWS, greedy(without)), asked=asked, declared={**stated, "presence_penalty": 0.5})
+    assert "it declares presence_penalty 0.5, asked 0.0" in fixed.causes
+
+
 def test_a_banned_token_that_comes_out_is_named():
     token = greedy()[7]
     found = check_sampler(forced(ROWS, greedy()), asked=Sampling(banned=(token,)))
