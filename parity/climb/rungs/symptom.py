@@ -25,6 +25,9 @@ from parity.text.tokens import from_ids
 BRIEF = 72
 """Ids of the second prompt on which a sampler's fault is repeated: what it chose follows from its own logits."""
 
+UNDER_BAN = 16
+"""Ids of the prompt under a ban: whether a mask is applied does not hang on the prompt."""
+
 BANNED_TOKENS = 2
 """New tokens under a ban: the first would be the banned one, the second shows that the ban goes on or is forgotten."""
 
@@ -45,9 +48,10 @@ def run(bench: Bench) -> RungResult:
         no_emulation="no emulation of the recipe and no floor were given",
     )
     # A mask that is skipped shows only where something is masked: the engine's own first choice, after a brief prompt.
+    # Where the logits themselves have gone astray, that is what there is to find.
     banned = None
-    if found.sampler.outcome == "as_asked":
-        banned = examine_under_ban(bench.engine, _brief(bench.case.request), BANNED_TOKENS)
+    if found.sampler.outcome == "as_asked" and found.verdict is not DecodingVerdict.DIVERGED:
+        banned = examine_under_ban(bench.engine, _brief(bench.case.request, UNDER_BAN), BANNED_TOKENS)
     sampler = banned if banned is not None and banned.outcome == "differs" else found.sampler
     texts = {"sut": _decoded(bench, found.sut_ids), "oracle": _decoded(bench, found.oracle_ids)}
     scores = {"sut": _score(found.sut_ids), "oracle": _score(found.oracle_ids)}
@@ -107,8 +111,8 @@ def _probes(bench: Bench) -> Invariance:
     return check_probes(bench.subject)
 
 
-def _brief(request: Request) -> Request:
-    return Request(request.name, request.ids[:BRIEF])
+def _brief(request: Request, ids: int = BRIEF) -> Request:
+    return Request(request.name, request.ids[:ids])
 
 
 def _findings(
@@ -120,7 +124,7 @@ def _findings(
     if sampler is found.sampler:
         again = examine_sampler(bench.engine, _brief(second), bench.case.new_tokens)
     else:
-        again = examine_under_ban(bench.engine, _brief(second), BANNED_TOKENS)
+        again = examine_under_ban(bench.engine, _brief(second, UNDER_BAN), BANNED_TOKENS)
     repeated = again is not None and again.outcome == "differs"
     logits_agree = not found.outside and not any(one.near_tie is False for one in found.partings)
     return (
