@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -109,6 +110,32 @@ def test_the_worked_case_comes_out_as_it_is_told(tmp_path: Path):
     assert re.search(rf"rows=1536 avg=128 max={most} grid_cap=256 truncated=true", report)
     for told in ("8 of 87 sites add error", "**proved**"):
         assert told in report
+
+
+@pytest.mark.long
+def test_your_own_files_and_your_own_model(tmp_path: Path):
+    """The `sh` blocks that name them, in order, with two files that differ in one column block and a shipped model."""
+    (prompt,) = re.findall(r'`(\{"name": "mine".*?\})`', README)
+    (tmp_path / "prompt.json").write_text(prompt)
+    rows = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    for name, factor in (("trusted", 1.0), ("mine", 1.03)):
+        scaled = torch.cat([rows[:, :128], factor * rows[:, 128:]], 1)
+        save_file({"layers.0.out": scaled.bfloat16()}, tmp_path / f"{name}.safetensors")
+    own = [block for block in blocks("sh") if block.startswith("parity ")]
+    commands = [line for block in own for line in block.strip().splitlines()]
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "oracles"))
+    said = {}
+    for command in commands:
+        arguments = prepare(tmp_path, command.replace("MODEL", "fixtures/models/moe-tiny"))
+        done = subprocess.run(
+            [sys.executable, "-m", "parity.cli", *arguments],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        said[arguments[0]] = (done.returncode, done.stdout + done.stderr)
+    assert {name: code for name, (code, _) in said.items()} == {"compare": 1, "investigate": 2, "report": 0}, said
+    assert "columns 128..256" in said["compare"][1]
+    assert "without a floor nothing was judged" in said["investigate"][1]
+    assert (tmp_path / "case-1/report.html").is_file()
 
 
 @pytest.mark.long
