@@ -16,7 +16,17 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self
 
 from parity.errors import RunnerError
-from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, open_runner
+from parity.runner import (
+    CapturePlan,
+    ComputedGraft,
+    Generation,
+    Graft,
+    Request,
+    RunnerInfo,
+    Schedule,
+    open_runner,
+    options_of,
+)
 from parity.sampling import Sampling
 from parity.trace import Trace
 
@@ -66,8 +76,7 @@ class ProcessRunner:
         graft: Sequence[Graft | ComputedGraft] = (),
         sampling: Sampling | None = None,
     ) -> Generation:
-        under: dict[str, Any] = {"graft": tuple(graft)} if graft else {}
-        under |= {} if sampling is None else {"sampling": sampling}
+        under = options_of(graft=graft, sampling=sampling)
         return self._call("generate", request, max_new_tokens=max_new_tokens, schedule=schedule, **under)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:

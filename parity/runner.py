@@ -262,6 +262,18 @@ class Replayer(Protocol):
         ...
 
 
+def options_of(
+    *,
+    graft: Sequence[Graft | ComputedGraft] = (),
+    variant: Mapping[str, str] | None = None,
+    sampling: Sampling | None = None,
+) -> dict[str, Any]:
+    """The keyword arguments of a call that ask for something: who lacks an ability need not know its argument."""
+    given = {"graft": tuple(graft), "variant": dict(variant or {})}
+    under: dict[str, Any] = {name: value for name, value in given.items() if value}
+    return under if sampling is None else {**under, "sampling": sampling}
+
+
 def check_schedule(schedule: Schedule, requests: Sequence[Request], *, can: frozenset[str], runner: str) -> None:
     """Refuse a schedule that turns what the runner cannot turn (RunnerError) or says nonsense (UsageError)."""
     lacking = sorted(schedule.turned() - can)

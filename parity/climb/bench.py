@@ -21,6 +21,7 @@ from parity.errors import RunnerError, UsageError
 from parity.floor import Floor
 from parity.floor.bins import Bin, position_range
 from parity.invariance import Subject
+from parity.invariance.feeding import DECODE_STEPS
 from parity.ladder.calibrate import Opening
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import oracle_trace
@@ -31,10 +32,6 @@ from parity.trace import Trace, open_trace, verify_trace
 
 DECODE, CHUNKS = "decode", "chunks"
 """Other ways of feeding the prompt; folders, below `traces`, of the traces made so."""
-
-DECODED = 3
-"""Decode steps that are traced at least, where decode is what goes wrong: as many as the check of prefill against
-decode takes."""
 
 
 class Bench:
@@ -149,7 +146,8 @@ class Bench:
             return None
         behind, first = tuple(seen["oracle_ids"])[:-1], seen.get("first_out")
         late = first is not None and first >= seen["prompt_ids"]
-        steps = min(max(DECODED, first - seen["prompt_ids"] + 2) if late else DECODED, len(behind))
+        # As many as the check of prefill against decode takes, or to past the first that is wrong.
+        steps = min(max(DECODE_STEPS, first - seen["prompt_ids"] + 2) if late else DECODE_STEPS, len(behind))
         ids = (*case.request.ids, *behind[:steps])
         last = int(position_range(np.array([len(ids) - 1]))[0])
         judged = [

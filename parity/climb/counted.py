@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from parity.process_runner import ProcessRunner
-from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule
+from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, options_of
 from parity.sampling import Sampling
 from parity.trace import Trace
 
@@ -37,9 +37,7 @@ class Counted:
         variant: Mapping[str, str] | None = None,
     ) -> Trace:
         self.forwards += 1
-        under: dict[str, Any] = {"graft": graft} if graft else {}
-        if variant:
-            under["variant"] = variant
+        under = options_of(graft=graft, variant=variant)
         return self.runner.forward(requests, schedule=schedule, capture=capture, **under)
 
     def generate(
@@ -52,8 +50,7 @@ class Counted:
         sampling: Sampling | None = None,
     ) -> Generation:
         self.generations += 1
-        under: dict[str, Any] = {"graft": graft} if graft else {}
-        under |= {} if sampling is None else {"sampling": sampling}
+        under = options_of(graft=graft, sampling=sampling)
         return self.runner.generate(request, max_new_tokens=max_new_tokens, schedule=schedule, **under)
 
     def __getattr__(self, name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 from parity.errors import RunnerError, UsageError
 from parity.graft.effect import logits_of
 from parity.records import Run
-from parity.runner import CapturePlan, Generation, Request, RunnerInfo, Schedule, Watched
+from parity.runner import CapturePlan, Generation, Request, RunnerInfo, Schedule, Watched, options_of
 from parity.sampling import Sampling
 
 VOCABULARY = ("vocab", "vocab_size")
@@ -156,7 +156,7 @@ def force(
     ids = (*request.ids, *continuation)
     fed = Request(request.name, ids[:-1])
     schedule = Schedule(decode=len(continuation) - 1 if stepwise else 0)
-    under = {"graft": tuple(grafts)} if grafts else {}
+    under = options_of(graft=grafts)
     trace = runner.forward([fed], schedule=schedule, capture=CapturePlan(stages=("logits",)), **under)
     return Forced(ids, len(request.ids), _rows(trace, fed, 0, len(fed.ids)), trace.run)
 

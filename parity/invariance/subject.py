@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from parity.errors import UsageError
 from parity.floor import Floor
-from parity.runner import CapturePlan, ComputedGraft, Graft, Request, Runner, RunnerInfo, Schedule
+from parity.runner import CapturePlan, ComputedGraft, Graft, Request, Runner, RunnerInfo, Schedule, options_of
 from parity.trace import Trace
 
 BRIEF = 72
@@ -68,9 +67,7 @@ class Subject:
         """One captured forward pass; `what` names it for whoever watches."""
         if self._on_run is not None:
             self._on_run(what)
-        under: dict[str, Any] = {"graft": tuple(graft)} if graft else {}
-        if variant:
-            under["variant"] = dict(variant)
+        under = options_of(graft=graft, variant=variant)
         return self.runner.forward(requests, schedule=schedule, capture=CapturePlan(stages=stages), **under)
 
     def keep(self, request: Request, trace: Trace) -> None:

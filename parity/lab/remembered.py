@@ -21,7 +21,7 @@ from parity.climb.store import read_json, write_json
 from parity.errors import TraceError, UsageError
 from parity.lab.identity import digest
 from parity.reading import read_record
-from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule
+from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule, options_of
 from parity.sampling import Sampling
 from parity.trace import Trace, open_trace, save_trace
 from parity.trace.journal import MANIFEST
@@ -59,9 +59,7 @@ class Remembered:
         variant: Mapping[str, str] | None = None,
     ) -> Trace:
         """The trace of this run, read lazily from the cache; `capture.out` is not looked at."""
-        under: dict[str, Any] = {"graft": graft} if graft else {}
-        if variant:
-            under["variant"] = variant
+        under = options_of(graft=graft, variant=variant)
         if capture is None or capture.mode != "tensor":  # there is no trace to keep
             return self.runner.forward(requests, schedule=schedule, capture=capture, **under)
         plan = replace(capture, out=None)
@@ -95,8 +93,7 @@ class Remembered:
         if path.is_file():
             self._hear(f"{self.describe().name}: continuation read back from {path}")
             return read_record(Generation, read_json(path), place=str(path))
-        under: dict[str, Any] = {"graft": graft} if graft else {}
-        under |= {} if sampling is None else {"sampling": sampling}
+        under = options_of(graft=graft, sampling=sampling)
         made = self.runner.generate(request, max_new_tokens=max_new_tokens, schedule=schedule, **under)
         write_json(path, made)
         return made
