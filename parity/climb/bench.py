@@ -37,8 +37,9 @@ DECODE, CHUNKS = "decode", "chunks"
 class Bench:
     """One case on the bench. Everything here is computed when first asked for, and kept.
 
-    sut: None where a trace on disk stands for the engine. oracle: exact. emulation: how to open the recipe's.
-    floor: None judges nothing. results: of the rungs done so far, by number.
+    sut: None where a trace on disk stands for the engine. oracle: exact. emulation: how the case names the recipe's; what
+    is used is `emulation`, which opens it in the engine's own recipe. floor: None judges nothing. results: of the rungs
+    done so far, by number.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Bench:
         self.folder = folder
         self.sut = sut
         self.oracle = oracle
-        self.emulation = emulation
+        self.named_emulation = emulation
         self.floor = floor
         self.tell: Callable[[str, int, int], None] = on_step or (lambda *_: None)
         self.results: dict[int, RungResult] = {}
@@ -225,23 +226,35 @@ class Bench:
         return Replay(self.trace, self.oracle)
 
     @cached_property
-    def recipe_runner(self) -> Any | None:
-        """The emulation of the engine's recipe, opened here; None where there is none.
+    def opened_emulation(self) -> tuple[Opening, Any] | None:
+        """The emulation of the engine's recipe, open, and how another process opens the same; None where there is none.
 
         `recipe:` is opened with the recipe that the engine says it runs; one that says `unknown` is held against the
-        checkpoint's own.
+        checkpoint's own. One opening serves the rungs and the grafts: what is put into the engine carries its recipe's
+        noise, and no other's.
         """
-        if self.emulation is None:
+        named = self.named_emulation
+        if named is None:
             return None
-        options, recipe = dict(self.emulation.options), self.info.recipe.name
-        if self.emulation.spec.startswith("recipe:") and recipe != "unknown":
+        options, recipe = dict(named.options), self.info.recipe.name
+        if named.spec.startswith("recipe:") and recipe != "unknown":
             options.setdefault("recipe", recipe)
         try:
-            return open_runner(self.emulation.spec, **options)
+            return Opening(named.spec, options), open_runner(named.spec, **options)
         except UsageError:
-            if "recipe" in self.emulation.options or "recipe" not in options:
+            if "recipe" in named.options or "recipe" not in options:
                 raise
             return None  # a recipe that nobody emulates
+
+    @property
+    def emulation(self) -> Opening | None:
+        """How to open the emulation of the engine's recipe; None where there is none."""
+        return None if self.opened_emulation is None else self.opened_emulation[0]
+
+    @cached_property
+    def recipe_runner(self) -> Any | None:
+        """The emulation of the engine's recipe, opened here; None where there is none."""
+        return None if self.opened_emulation is None else self.opened_emulation[1]
 
     @cached_property
     def decoding(self) -> Reference:

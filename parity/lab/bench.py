@@ -12,7 +12,7 @@ from parity.climb.bench import Bench
 from parity.errors import RunnerError
 from parity.lab.identity import engine_identity
 from parity.lab.remembered import Remembered
-from parity.runner import CapturePlan, open_runner
+from parity.runner import CapturePlan
 from parity.trace import DiskTrace, Trace
 
 
@@ -42,11 +42,11 @@ class RememberingBench(Bench):
 
     @cached_property
     def recipe_runner(self) -> Any | None:
-        if self.emulation is None:
+        if self.opened_emulation is None:
             return None
-        spec, options = self.emulation.spec, self.emulation.options
-        runner = open_runner(spec, **options)
-        return Remembered(runner, engine_identity(runner, spec=spec, options=options), self.cache)
+        opening, runner = self.opened_emulation
+        who = engine_identity(runner, spec=opening.spec, options=opening.options)
+        return Remembered(runner, who, self.cache)
 
     @property
     def own(self) -> Remembered:

@@ -134,9 +134,6 @@ class Lab(Displayed):
         bench.cache = self.cache
         if counted is not None and who is not None:
             bench.remembered = Remembered(counted, who, self.cache, hear=self.heard.append)
-        if case.emulation is not None and case.emulation.startswith("recipe:"):
-            # The engine's recipe, which need not be the checkpoint's own.
-            bench.emulation = Opening(case.emulation, {"recipe": bench.info.recipe.name})
         require_related(bench)
         claim_folder(case, bench.folder, resume=True)
         return bench
