@@ -51,6 +51,8 @@ class ProcessRunner:
         self._pool = ProcessPoolExecutor(
             max_workers=1, mp_context=context, initializer=_open, initargs=(spec, options, threads, self._steps)
         )
+        # A pool starts its process with the first call; an engine takes seconds to open, while the oracle opens here.
+        self._pool.submit(_begin)
 
     def describe(self) -> RunnerInfo:
         return self._call("describe")
@@ -122,6 +124,10 @@ class ProcessRunner:
                 # A progress bar that fails must not stop the run it shows.
                 with contextlib.suppress(Exception):
                     on_step(*event)
+
+
+def _begin() -> None:
+    """Nothing: that the process was started is all that is asked."""
 
 
 _runner: Any = None
