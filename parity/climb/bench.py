@@ -37,9 +37,9 @@ DECODE, CHUNKS = "decode", "chunks"
 class Bench:
     """One case on the bench. Everything here is computed when first asked for, and kept.
 
-    sut: None where a trace on disk stands for the engine. oracle: exact. emulation: how the case names the recipe's; what
-    is used is `emulation`, which opens it in the engine's own recipe. floor: None judges nothing. results: of the rungs
-    done so far, by number.
+    sut: None where a trace on disk stands for the engine. oracle: exact. emulation: how the case names it; what is used
+    is `emulation`, which opens it in the engine's own recipe. floor: None judges nothing. results: of the rungs done so
+    far, by number.
     """
 
     def __init__(
