@@ -16,6 +16,7 @@ from parity.compare.measure import Measured
 from parity.floor import FLIPPED, DerivedFloor, NoiseFloor
 from parity.floor.derived import ASKED
 from parity.metrics import Moments, SliceTable, all_metrics, norm_ratio, slice_metrics, tables_of
+from parity.metrics.formulas import nonfinite, rel_l2
 from parity.records import SliceResult
 
 Array = NDArray[np.float64]
@@ -204,7 +205,7 @@ def badness(result: SliceResult) -> Badness:
 
 
 def _worst_index(table: SliceTable, over: Array | None) -> int:
-    metrics = all_metrics(table.moments)
-    error = np.where(np.isnan(metrics["rel_l2"]), -1.0, metrics["rel_l2"])
+    error = rel_l2(table.moments)
+    error = np.where(np.isnan(error), -1.0, error)
     score = np.full(len(table), -1.0) if over is None else np.where(np.isnan(over), -1.0, over)
-    return int(np.lexsort((error, score, metrics["nonfinite"]))[-1])
+    return int(np.lexsort((error, score, nonfinite(table.moments)))[-1])

@@ -109,17 +109,20 @@ class Floor:
         equality and inf for anything else.
         """
         positions, sizes = bin_ranges(table, kind, position)
+        binned = {
+            (at, size): (positions == at) & (sizes == size)
+            for at, size in set(zip(positions.tolist(), sizes.tolist(), strict=True))
+        }
         result = {}
         for metric, values in deviations(kind, stage, table.moments, mode).items():
-            over = np.full(len(table), np.nan)
-            for at, size in set(zip(positions.tolist(), sizes.tolist(), strict=True)):
+            gates = np.full(len(table), np.nan)
+            for (at, size), inside in binned.items():
                 gate = self.gate(Bin(mode, stage, bin_layer(kind, layer), kind, metric, phase, at, size))
-                if gate is not None:
-                    inside = (positions == at) & (sizes == size)
-                    with np.errstate(divide="ignore", invalid="ignore"):
-                        ratio = values[inside] / gate
-                    over[inside] = np.where(values[inside] == 0, 0.0, ratio)
-            result[metric] = over
+                gates[inside] = np.nan if gate is None else gate
+            with np.errstate(divide="ignore", invalid="ignore"):
+                over = values / gates
+            # Equality is no error under any gate, of 0 too; but where there is no gate nothing is said.
+            result[metric] = np.where((values == 0) & ~np.isnan(gates), 0.0, over)
         return result
 
     def sentence(self) -> str:
