@@ -29,7 +29,7 @@ from parity.ladder.sweep import sweep
 from parity.process_runner import ProcessRunner
 from parity.promptfile import read_prompt
 from parity.records import Comparison, Verdict, as_json
-from parity.report.markdown import markdown_table
+from parity.report.quoting import markdown_table
 from parity.runner import CapturePlan, Request, open_runner
 from parity.stages import family
 from parity.trace import Trace, capture_environment, open_trace
@@ -168,9 +168,9 @@ def write_table(results: Sequence[dict[str, Any]], out: Path) -> None:
     failed = "".join(f"- {one['engine']}: {one['error']}\n" for one in results if "error" in one)
     text = (
         "# Engines against HF in FP32\n\n"
-        f"{markdown_table(lines, head)}\n\n"
+        f"{markdown_table(head, lines)}\n\n"
         "Worst score over the floor of each stage, over all layers and prompts; in brackets the worst relative error "
-        f"(rel_l2).\n\n{markdown_table(cells, ['stage', *(one['engine'] for one in done)])}\n\n"
+        f"(rel_l2).\n\n{markdown_table(['stage', *(one['engine'] for one in done)], cells)}\n\n"
     )
     (out / "engines.md").write_text(text + (f"Not measured:\n\n{failed}" if failed else ""))
 

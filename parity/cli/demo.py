@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,12 @@ from rich.console import Console
 
 from parity.cli.app import AsJson, app, print_json
 
+WIDTH = 120
+
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for report.md, figures and finding.json.")] = Path("demo-report"),
+    out: Annotated[Path, typer.Option(help="Folder of both investigations and their report.")] = Path("demo-report"),
     as_json: AsJson = False,
 ) -> None:
     """Find the dropped rows of an FP8 mixture-of-experts GEMM, then run the same prompt without the fault.
@@ -21,15 +24,17 @@ def demo(
     Example: parity demo --out demo-report
     """
     from parity.demo import run_demo, write_demo
-    from parity.report.show import show_investigation
+    from parity.demo.show import show_demo
 
-    console = Console(stderr=as_json)
-    result = run_demo(console)
-    report = write_demo(result, out)
+    # Piped, a console takes 80 columns, into which the tables do not go.
+    console = Console(stderr=as_json, width=None if sys.stdout.isatty() else WIDTH)
+    result = run_demo(console, out)
+    report = write_demo(result)
     if as_json:
         print_json(result.summary())
     else:
-        show_investigation(result.faulty, result.healthy, console)
-        console.print(f"Report: {report}, figures and finding.json beside it. {result.seconds:.0f} s.")
+        show_demo(result, console)
+        console.print(f"\nReport: {report}; report.md, figures, records and ledger lie beside it.", highlight=False)
+        console.print(f"{result.seconds:.0f} s.", highlight=False)
     if not result.as_expected:
         raise typer.Exit(1)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from parity.ladder.calibrate import Opening, calibrate_apart, calibrate_floor
-from parity.ladder.investigate import CaptureInvestigation, investigate_capture
-from parity.ladder.observe import Observation, observe
 from parity.ladder.prove import Proof, prove, sites_of
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import sweep
 
 __all__ = [
-    "CaptureInvestigation",
-    "Observation",
     "Opening",
     "Proof",
     "Replay",
     "calibrate_apart",
     "calibrate_floor",
-    "investigate_capture",
-    "observe",
     "prove",
     "sites_of",
     "sweep",

@@ -23,9 +23,9 @@ from parity.report.evidence import (
 )  # fmt: skip
 from parity.report.gallery import coverage_of, summary_of
 from parity.report.integrity import require_whole, withdrawn_rungs
-from parity.report.markdown import launches_over
 from parity.report.setup import tell_setup
 from parity.report.steps import Step, tell_refuted, tell_steps, tell_undecided
+from parity.report.words import launches_over
 
 LOOK_HERE = "Recommended: look here"
 

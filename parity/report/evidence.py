@@ -9,8 +9,8 @@ from parity.climb import Investigation
 from parity.ladder import Proof
 from parity.reading import read_record
 from parity.records import Comparison, Finding, Summary, site_name
-from parity.report.markdown import expert_overlap, gate_passed, proof_lines, worst_slice
 from parity.report.text import spans
+from parity.report.words import expert_overlap, gate_passed, proof_lines, worst_slice
 
 MOST_SITES = 24
 Rows = tuple[tuple[Any, ...], ...]

@@ -57,8 +57,10 @@ def draw_gallery(found: Investigation) -> list[Exhibit]:
     ]
     fields = fields_of(found)
     exhibits = []
+    emulated = summary_of(found, 4, "emulation")
+    control = [] if emulated is None else [("Control, the recipe's emulation in the engine's place, chained", emulated)]
     if panels:
-        exhibits.append(Exhibit("layer-stage-map", draw_layer_stage_map(panels)))
+        exhibits.append(Exhibit("layer-stage-map", draw_layer_stage_map([*panels, *control])))
     for number, field in enumerate(fields[:MOST_FIELDS], 1):
         exhibits.append(Exhibit(f"error-field-{number}", draw_error_field(field)))
     loads = expert_loads(_launches(found), fields)

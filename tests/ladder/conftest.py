@@ -1,7 +1,8 @@
-"""A floor for the random model, calibrated in a process without any engine, and the exact oracle."""
+"""A floor for the random model, made in a process without any engine, the exact oracle, and what one trace tells."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,37 @@ import pytest
 import torch
 
 from parity.floor import Floor
-from parity.ladder import Opening, calibrate_apart
+from parity.invariance import Coverage, launch_coverage
+from parity.ladder import Opening, Replay, calibrate_apart, sweep
+from parity.ladder.locate import locate
+from parity.records import Finding, Summary
 from parity.runner import CapturePlan, Graft, Request, open_runner
 from parity.trace import Trace
 
 FACTOR = 1.5
 """Of the second layer's attention output in `faulty_trace`."""
 
+
 LENGTHS = (175, 170, 165, 180, 172, 168)
 """Clean prompts reach past the last position that is judged."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """What follows from one trace alone."""
+
+    finding: Finding
+    chained: Summary
+    isolated: Summary
+    coverage: tuple[Coverage, ...]
+
+
+def look_at(trace: Trace, oracle: Any, floor: Floor) -> Located:
+    """Coverage, sweep, replay and zoom, as rungs 3 to 6 take them from a trace."""
+    chained, replay, coverage = sweep(oracle, trace, floor=floor), Replay(trace, oracle), launch_coverage(trace)
+    isolated = replay.compare(floor=floor)
+    finding = locate(replay, floor=floor, chained=chained, isolated=isolated, coverage=coverage)
+    return Located(finding, chained, isolated, coverage)
 
 
 def random_request(seed: int, length: int) -> Request:

@@ -14,11 +14,12 @@ import torch
 from parity.align import align
 from parity.errors import UsageError
 from parity.floor import Floor
-from parity.ladder import Replay, investigate_capture, observe
+from parity.ladder import Replay
 from parity.records import Comparison, Lineage, Verdict
-from parity.runner import CapturePlan, Generation, Request, Schedule, open_runner
+from parity.runner import CapturePlan, Request, Schedule, open_runner
 from parity.trace import MemoryTrace, Trace
 from parity_kernels.forward.runner import open_runner as open_engine
+from tests.ladder.conftest import look_at
 
 FACTOR = 1.005
 Edit = Callable[[torch.Tensor, np.ndarray], None]
@@ -119,8 +120,7 @@ def test_the_engine_is_found_wrong_in_the_expert_that_is_half_a_percent_off(
         return result
 
     engine.engine.ops["grouped_gemm_fp8"] = wrong
-    observation = observe(engine, request_160, max_new_tokens=1)
-    found = investigate_capture(observation, oracle, floor=floor, oracle_generation=Generation((1,)))
+    found = look_at(engine.forward([request_160], capture=CapturePlan()), oracle, floor)
     assert (found.finding.verdict, found.finding.stage, found.finding.layers) == ("fault", "moe.up", (1,))
     assert found.finding.slice.experts == (1,)
     gates = found.finding.evidence["by_layer"][0]["over_gates"]

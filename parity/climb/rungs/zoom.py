@@ -8,7 +8,7 @@ from typing import Any
 from parity.climb.bench import Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.fingerprint import ErrorField, ReducedField, reduce_field
-from parity.invariance import Coverage, Invariance
+from parity.invariance import Coverage, Invariance, launch_coverage
 from parity.ladder.locate import locate
 from parity.ladder.memory import settle_memory
 from parity.ladder.replay import Replay
@@ -67,8 +67,9 @@ def summary_of(bench: Bench, number: int, name: str) -> Summary:
 
 
 def coverage_of(bench: Bench) -> tuple[Coverage, ...]:
-    stored = bench.results[3].evidence.get("coverage", ()) if 3 in bench.results else ()
-    return tuple(read_record(Coverage, one) for one in stored)
+    """What each launch covered, as rung 3 stored it; where it did not run, as the trace says."""
+    stored = bench.results[3].evidence.get("coverage") if 3 in bench.results else None
+    return launch_coverage(bench.trace) if stored is None else tuple(read_record(Coverage, one) for one in stored)
 
 
 def invariances_of(bench: Bench) -> tuple[Invariance, ...]:

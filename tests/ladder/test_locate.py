@@ -13,25 +13,25 @@ import torch
 from parity.errors import UsageError
 from parity.fingerprint.causes import CONSTANT_RATIO, NONFINITE
 from parity.floor import Floor
-from parity.ladder import CaptureInvestigation, Observation, Replay, investigate_capture, observe, sweep
+from parity.ladder import Replay, sweep
 from parity.records import Verdict
-from parity.runner import CapturePlan, Generation, Request, open_runner
+from parity.runner import CapturePlan, Request
 from parity.trace import MemoryTrace
 from parity_kernels.forward.runner import TritonRunner
 from parity_kernels.forward.runner import open_runner as open_engine
+from tests.ladder.conftest import Located, look_at
 
 Change = Callable[[TritonRunner], None]
 
 
 @pytest.fixture
-def look(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request) -> Callable[..., CaptureInvestigation]:
+def look(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request) -> Callable[..., Located]:
     """look(change, fault=None) investigates an engine after `change` was made to it."""
 
-    def run(change: Change = lambda engine: None, *, fault: str | None = None) -> CaptureInvestigation:
+    def run(change: Change = lambda engine: None, *, fault: str | None = None) -> Located:
         engine = open_engine(str(fp8_model), fault=fault)
         change(engine)
-        observation = observe(engine, request_160, max_new_tokens=2)
-        return investigate_capture(observation, oracle, floor=floor, oracle_generation=Generation((1, 2)))
+        return look_at(engine.forward([request_160], capture=CapturePlan()), oracle, floor)
 
     return run
 
@@ -46,15 +46,16 @@ def wrap(name: str, edit: Callable[[Any, int], Any]) -> Change:
     return change
 
 
-def test_the_healthy_engine_is_cleared(look: Callable[..., CaptureInvestigation]):
+def test_the_healthy_engine_is_cleared(look: Callable[..., Located]):
     found = look()
     assert found.finding.verdict == "clean", found.finding
-    assert found.within_floor
-    assert found.worst_over_floor is not None
-    assert 0 < found.worst_over_floor < 1
+    assert found.chained.healthy
+    assert found.isolated.healthy
+    assert found.finding.over_floor is not None
+    assert 0 < found.finding.over_floor < 1
 
 
-def test_the_incident_is_found_with_its_slice(look: Callable[..., CaptureInvestigation]):
+def test_the_incident_is_found_with_its_slice(look: Callable[..., Located]):
     found = look(fault="moe_tile_truncation")
     finding = found.finding
     assert (finding.verdict, finding.stage, finding.layers) == ("fault", "moe.gate", (0, 1))
@@ -67,7 +68,6 @@ def test_the_incident_is_found_with_its_slice(look: Callable[..., CaptureInvesti
     short = [launch for launch in found.coverage if launch.truncated]
     assert {(launch.layer, launch.covered) for launch in short} == {(0, 128), (1, 128)}
     assert all(launch.lost == max(launch.loads) - 128 for launch in short)
-    assert not found.within_floor
 
 
 def scale_expert(result: torch.Tensor, call: int) -> torch.Tensor:
@@ -96,14 +96,14 @@ def nan_row(result: torch.Tensor, call: int) -> torch.Tensor:
     ],
 )
 def test_a_fault_is_found_where_it_arises(
-    look: Callable[..., CaptureInvestigation], op: str, edit: Callable, stage: str, layers: tuple[int, ...], cause: str
+    look: Callable[..., Located], op: str, edit: Callable, stage: str, layers: tuple[int, ...], cause: str
 ):
     found = look(wrap(op, edit))
     assert (found.finding.verdict, found.finding.stage, found.finding.layers) == ("fault", stage, layers)
     assert found.finding.cause == cause
 
 
-def test_a_wrong_choice_of_experts_is_no_near_tie(look: Callable[..., CaptureInvestigation]):
+def test_a_wrong_choice_of_experts_is_no_near_tie(look: Callable[..., Located]):
     def worst_expert(result: tuple[torch.Tensor, torch.Tensor], call: int) -> tuple[torch.Tensor, torch.Tensor]:
         ids, weights = result
         if call == 0:
@@ -114,7 +114,7 @@ def test_a_wrong_choice_of_experts_is_no_near_tie(look: Callable[..., CaptureInv
     assert (found.finding.stage, found.finding.layers) == ("moe.topk_ids", (0,))
 
 
-def test_a_launch_that_falls_short_is_not_clean_even_when_nothing_shows(look: Callable[..., CaptureInvestigation]):
+def test_a_launch_that_falls_short_is_not_clean_even_when_nothing_shows(look: Callable[..., Located]):
     def believe_less(runner: TritonRunner) -> None:
         sound = runner.engine.launches["grouped_gemm"]
         # The grid reaches everything, but claims only 64 rows an expert: no number is wrong, the arithmetic is.
@@ -123,7 +123,6 @@ def test_a_launch_that_falls_short_is_not_clean_even_when_nothing_shows(look: Ca
     found = look(believe_less)
     assert found.finding.verdict == "unresolved"
     assert any("truncated=true" in line for line in found.finding.evidence["open"])
-    assert not found.within_floor
 
 
 def test_without_its_inputs_a_stage_is_not_compared_and_nothing_is_clean(
@@ -163,13 +162,6 @@ def test_every_site_is_compared_once_in_both_views(fp8_model: Path, floor: Floor
     assert {record.mode for record in isolated.comparisons} == {"isolated"}
 
 
-def test_runners_of_different_families_are_refused(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request):
-    observation = observe(open_engine(str(fp8_model)), request_160, max_new_tokens=1)
-    foreign = replace(observation, info=replace(observation.info, family="llama"))
-    with pytest.raises(UsageError, match="llama"):
-        investigate_capture(foreign, oracle, floor=floor, oracle_generation=Generation((1,)))
-
-
 def test_a_floor_is_not_calibrated_beside_an_engine(fp8_model: Path, oracle: Any, request_160: Request):
     from parity.ladder import calibrate_floor
 
@@ -199,32 +191,13 @@ def test_a_partial_capture_of_a_healthy_engine_is_neither_clean_nor_a_fault(
 ):
     engine = open_engine(str(fp8_model))
     trace = engine.forward([request_160], capture=plan)
-    observation = Observation(engine.describe(), request_160, trace, Generation((1,)))
-    found = investigate_capture(observation, oracle, floor=floor, oracle_generation=Generation((1,)))
+    found = look_at(trace, oracle, floor)
     assert found.finding.verdict == "unresolved"
     assert found.finding.evidence["open"]
-    assert not found.within_floor
-
-
-def test_several_requests_are_refused(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request):
-    engine = open_engine(str(fp8_model))
-    both = [request_160, Request("other", request_160.ids[:9])]
-    trace = engine.forward(both, capture=CapturePlan())
-    observation = Observation(engine.describe(), request_160, trace, Generation((1,)))
-    with pytest.raises(UsageError, match="2 requests"):
-        investigate_capture(observation, oracle, floor=floor, oracle_generation=Generation((1,)))
-
-
-def test_an_oracle_on_other_weights_is_refused(fp8_model: Path, bf16_model: Path, floor: Floor, request_160: Request):
-    observation = observe(open_engine(str(fp8_model)), request_160, max_new_tokens=1)
-    with pytest.raises(UsageError, match="the SUT's weights"):
-        investigate_capture(
-            observation, open_runner(f"hf:{bf16_model}"), floor=floor, oracle_generation=Generation((1,))
-        )
 
 
 def test_a_permutation_that_duplicates_a_row_is_named_and_does_not_end_the_investigation(
-    look: Callable[..., CaptureInvestigation],
+    look: Callable[..., Located],
 ):
     def duplicate(result: Any, call: int) -> Any:
         if call == 1:
@@ -239,7 +212,7 @@ def test_a_permutation_that_duplicates_a_row_is_named_and_does_not_end_the_inves
     assert records["L00.moe.gate"].verdict is Verdict.WITHIN_FLOOR
 
 
-def test_the_slice_is_named_where_no_detector_knows_the_shape(look: Callable[..., CaptureInvestigation]):
+def test_the_slice_is_named_where_no_detector_knows_the_shape(look: Callable[..., Located]):
     head = look(wrap("qk_norm_rope", negate_head)).finding.slice
     assert (head.heads, head.experts) == ((2,), None)
     row = look(wrap("grouped_gemm_fp8", lose_row)).finding.slice
