@@ -180,7 +180,7 @@ def tell(line: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", choices=MODELS, default="fp8_block")
+    parser.add_argument("--recipe", choices=("fp8_block", "bf16"), default="fp8_block")
     parser.add_argument("--floor", type=Path, default=None, help="default: the stored floor of the recipe")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--schedules", type=int, default=1, help="ways to feed each prompt")

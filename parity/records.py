@@ -237,6 +237,12 @@ class Run:
     hyper: Mapping[str, Any] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def unobservable(self) -> frozenset[str]:
+        """Stages that the engine says it cannot show, whatever is asked: `flags["unobservable"]`, name to reason."""
+        said = self.flags.get("unobservable")
+        return frozenset(said) if isinstance(said, Mapping) else frozenset()
+
 
 @dataclass(frozen=True)
 class SliceResult:

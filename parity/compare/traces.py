@@ -73,7 +73,7 @@ def sample_traces(
     sample = FloorSample(run) if into is None else into
     pair = TracePair(oracle, clean, None, mode)
     for layer, stage in pair.declared():
-        if term(stage).values == "ids":
+        if term(stage).values == "ids" or stage in clean.run.unobservable:
             continue
         site = pair.site(layer, stage)
         if isinstance(site, Comparison):

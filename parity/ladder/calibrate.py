@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from parity.compare import sample_aligned, sample_traces
 from parity.floor import Floor, FloorSample, calibrate
 from parity.floor.purity import refuse_engine
@@ -111,9 +109,7 @@ def sample_run(run: CleanRun, *, emulations: Mapping[int, Any], oracle: Any) -> 
             continue
         sample_aligned(sample, oracle=site.oracle, clean=site.sut)
         if other is not None:
-            near = other.replay(
-                site.stage, site.layer, site.inputs, positions=torch.from_numpy(site.sut.position), recipe=recipe
-            )
+            near = site.recompute(other, recipe=recipe)
             sample_aligned(sample, oracle=near, clean=site.sut, mode="distance")
     return sample
 

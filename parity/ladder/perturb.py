@@ -43,14 +43,11 @@ def sample_perturbed(run: CleanRun, *, emulations: Mapping[int, Any], oracle: An
     for site in Replay(clean, emulation, recipe=recipe).sites():
         if site.sut is None or site.oracle is None:
             continue
-        positions = torch.from_numpy(site.sut.position)
         inputs = {name: one_rounding(x, random) if x.is_floating_point() else x for name, x in site.inputs.items()}
-        near = emulation.replay(site.stage, site.layer, inputs, positions=positions, recipe=recipe)
+        near = site.recompute(emulation, recipe=recipe, inputs=inputs)
         sample_aligned(sample, oracle=near, clean=site.sut)
         if others:
-            again = emulations[others[0]].replay(
-                site.stage, site.layer, site.inputs, positions=positions, recipe=recipe
-            )
+            again = site.recompute(emulations[others[0]], recipe=recipe)
             sample_aligned(sample, oracle=again, clean=site.sut, mode="distance")
     return sample
 

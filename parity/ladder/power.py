@@ -72,6 +72,7 @@ def measure_power(
         replays.append(Replay(trace, oracle))
     graph, layers = replays[0].family, replays[0].trace.run.layers
     stages = [node.name for node in (*graph.prologue, *graph.layer, *graph.epilogue) if term(node.name).values != "ids"]
+    stages = [stage for stage in stages if stage not in replays[0].trace.run.unobservable]
     found: list[Power] = []
     for number, stage in enumerate(stages, 1):
         inside = any(node.name == stage for node in graph.layer)

@@ -15,7 +15,7 @@ from parity.errors import TraceError, UsageError
 from parity.floor import Floor
 from parity.records import Comparison, Summary, Verdict, site_name
 from parity.runner import Replayer
-from parity.stages import Family, family, term
+from parity.stages import Family, Stage, family, term
 from parity.trace import Trace
 
 Progress = Callable[[int, int], None]
@@ -30,6 +30,8 @@ class ReplayedSite:
         views of the trace's tensors where their order allows it, so do not write to them. Empty with an obstacle.
     obstacle: why there is no oracle tensor (an input that the trace does not hold, rows that contradict each other).
     emulated: what the recipe's emulation puts out for the same inputs, where it was asked for.
+    hidden: stages before it that the engine has inside one kernel with it and says it cannot show
+        (`flags["unobservable"]` of its run), in order: the site is the kernel's, `inputs` are what the kernel reads.
     """
 
     layer: int | None
@@ -40,6 +42,18 @@ class ReplayedSite:
     inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     request: int = 0
     emulated: torch.Tensor | None = None
+    hidden: tuple[Stage, ...] = ()
+
+    def recompute(
+        self, oracle: Replayer, *, recipe: str, inputs: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """What `oracle` makes of the site's inputs, or of other `inputs` by the same names, hidden stages included."""
+        assert self.sut is not None
+        given, positions = dict(self.inputs if inputs is None else inputs), torch.from_numpy(self.sut.position)
+        for node in self.hidden:
+            read = {name: given[name] for name in node.inputs}
+            given[node.name] = oracle.replay(node.name, self.layer, read, positions=positions, recipe=recipe)
+        return oracle.replay(self.stage, self.layer, given, positions=positions, recipe=recipe)
 
 
 class Replay:
@@ -75,19 +89,22 @@ class Replay:
             return ReplayedSite(layer, stage, None, None, missing, request=number)
         if isinstance(inputs, str):
             return ReplayedSite(layer, stage, sut, None, inputs, request=number)
-        oracle = self._replay(layer, stage, inputs, sut, self.recipe)
-        return ReplayedSite(layer, stage, sut, oracle, inputs=inputs, request=number)
+        found = ReplayedSite(layer, stage, sut, None, inputs=inputs, request=number, hidden=self._hidden(stage))
+        return replace(found, oracle=found.recompute(self.oracle, recipe=self.recipe))
 
     def emulate(self, site: ReplayedSite, recipe: str) -> ReplayedSite:
         """The same site with what the emulation of `recipe` puts out for its inputs; unchanged with an obstacle."""
         if site.sut is None or site.oracle is None or site.emulated is not None:
             return site
-        return replace(site, emulated=self._replay(site.layer, site.stage, site.inputs, site.sut, recipe))
+        return replace(site, emulated=site.recompute(self.oracle, recipe=recipe))
 
-    def _replay(
-        self, layer: int | None, stage: str, inputs: Mapping[str, torch.Tensor], sut: Aligned, recipe: str
-    ) -> torch.Tensor:
-        return self.oracle.replay(stage, layer, inputs, positions=torch.from_numpy(sut.position), recipe=recipe)
+    def _hidden(self, stage: str) -> tuple[Stage, ...]:
+        """The stages inside one kernel with `stage` and before it, in order of computation."""
+        found: dict[str, Stage] = {}
+        for name in self.family.stage(stage).inputs:
+            if name in self.trace.run.unobservable:
+                found |= {node.name: node for node in (*self._hidden(name), self.family.stage(name))}
+        return tuple(found.values())
 
     def _inputs(self, sut: Aligned, layer: int | None, stage: str, request: int) -> dict[str, torch.Tensor] | str:
         """The SUT's own inputs of a stage, row for row of `sut`; else, in words, why they cannot be had."""
@@ -99,7 +116,11 @@ class Replay:
             return (
                 f"it reads the positions before its own, and the trace holds {sut.position[0]}..{sut.position[-1]} only"
             )
-        places = {name: self.family.resolve(layer, name, layers=self.trace.run.layers) for name in node.inputs}
+        hidden = self._hidden(stage)
+        names = dict.fromkeys(name for one in (*hidden, node) for name in one.inputs)
+        for one in hidden:
+            del names[one.name]
+        places = {name: self.family.resolve(layer, name, layers=self.trace.run.layers) for name in names}
         found = {name: self._aligned(*place, request) for name, place in places.items()}
         missing = [site_name(*places[name]) for name, aligned in found.items() if aligned is None]
         if missing:
@@ -146,13 +167,13 @@ class Replay:
         if not held:
             absent = not self.trace.select(stage=stage, layer=layer)
             verdict = Verdict.MISSING_IN_SUT if absent else Verdict.NOT_COMPARED
-            return tuple(
-                Comparison(
-                    site_name(layer, stage), layer, stage, phase, verdict, reason=sites[0].obstacle, mode="isolated"
-                )
-                for phase in self._phases()
-            )
+            return self._not_compared(layer, stage, verdict, sites[0].obstacle)
         by_distance = floor is not None and "distance" in floor.gates and term(stage).values != "ids"
+        hidden = {node.name for node in held[0].hidden}
+        apart = hidden & {key.stage for key in floor.scales if key.mode == "isolated"} if floor and hidden else set()
+        if apart:
+            reason = f"the engine has it in one kernel with {', '.join(sorted(apart))}: other stages than the floor's"
+            return self._not_compared(layer, stage, Verdict.NOT_COMPARED, reason)
         if floor is not None and by_distance:
             held = [self.emulate(site, floor.recipe.name) for site in held]
         scores = [self._router_logits(site) for site in held] if stage == "moe.topk_ids" else None
@@ -164,6 +185,12 @@ class Replay:
         )
         without = [site for site in sites if site.oracle is None]
         return tuple(_with_obstacles(record, without) for record in records)
+
+    def _not_compared(self, layer: int | None, stage: str, verdict: Verdict, reason: str) -> tuple[Comparison, ...]:
+        name = site_name(layer, stage)
+        return tuple(
+            Comparison(name, layer, stage, phase, verdict, reason=reason, mode="isolated") for phase in self._phases()
+        )
 
     def _router_logits(self, site: ReplayedSite) -> torch.Tensor | None:
         scores = self._aligned(site.layer, "moe.router_logits", site.request)

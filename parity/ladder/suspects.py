@@ -37,13 +37,8 @@ def related_tensors(replay: Replay, site: ReplayedSite) -> dict[str, torch.Tenso
         fits = aligned.tensor.shape == own.shape and np.array_equal(aligned.position, site.sut.position)
         if name != floating[0] and name != site.stage and fits:
             try:
-                found[f"{site.stage}<-{name}"] = replay.oracle.replay(
-                    site.stage,
-                    site.layer,
-                    {**site.inputs, floating[0]: aligned.tensor.to(own.dtype)},
-                    positions=torch.from_numpy(site.sut.position),
-                    recipe=replay.recipe,
-                )
+                inputs = {**site.inputs, floating[0]: aligned.tensor.to(own.dtype)}
+                found[f"{site.stage}<-{name}"] = site.recompute(replay.oracle, recipe=replay.recipe, inputs=inputs)
             except ParityError:
                 # An oracle that cannot compute the stage on these values explains nothing by them.
                 continue

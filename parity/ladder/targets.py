@@ -75,7 +75,8 @@ def try_targets(
         trace = emulations[run.order].forward([run.request], schedule=run.schedule, capture=CapturePlan())
         floor.refuse_other(trace.run)
         replay = Replay(trace, oracle)
-        places = [(layer, node.name) for layer, node in replay.family.sites(trace.run.layers)]
+        unseen, sites = trace.run.unobservable, replay.family.sites(trace.run.layers)
+        places = [(layer, node.name) for layer, node in sites if node.name not in unseen]
         for number, (layer, stage) in enumerate(places, 1):
             if term(stage).values != "ids":
                 site = replay.emulate(replay.site(layer, stage), floor.recipe.name)

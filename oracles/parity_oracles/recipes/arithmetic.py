@@ -9,6 +9,7 @@ import torch
 from parity.errors import UsageError
 from parity.records import Recipe
 from parity_oracles.recipes.ggml import ggml_recipe
+from parity_oracles.recipes.vllm import INSIDE
 
 BLOCK = 128
 """Rows and columns of a weight scale's block, and columns of an activation scale's group."""
@@ -28,6 +29,7 @@ class Arithmetic:
     products, a norm before its gain, silu before its product, router logits, routing weights and logits as well.
     materialized: attention too, its scores, scaled scores and probabilities; else it is a fused core, as in the others.
     Source: transformers' modeling_qwen3_moe.py and modeling_llama.py, operation by operation.
+    vllm: as vLLM's kernels round; see parity_oracles/recipes/vllm.py.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Arithmetic:
     fused: bool = False
     torch: bool = False
     materialized: bool = False
+    vllm: bool = False
 
     @property
     def exact(self) -> bool:
@@ -59,7 +62,12 @@ class Arithmetic:
     @property
     def wide(self) -> torch.dtype:
         """The dtype of the stages that most recipes keep wide: router logits, routing weights, logits."""
-        return (self.boundary or self.compute) if self.torch else self.compute
+        return (self.boundary or self.compute) if self.torch or self.vllm else self.compute
+
+    @property
+    def inside(self) -> frozenset[str]:
+        """Stages that an engine of this recipe cannot show: they live inside one kernel."""
+        return INSIDE if self.vllm else frozenset()
 
     def recipe(self, weights: str) -> Recipe:
         """The record of this recipe over weights stored as `weights`."""
@@ -89,6 +97,7 @@ ARITHMETICS = {
         Arithmetic("fp8_block", torch.float32, torch.bfloat16, "fp8_block"),
         Arithmetic("bf16_torch", torch.float32, torch.bfloat16, "bf16", torch=True, materialized=True),
         Arithmetic("bf16_torch_sdpa", torch.float32, torch.bfloat16, "bf16", torch=True),
+        Arithmetic("bf16_vllm", torch.float32, torch.bfloat16, "bf16", vllm=True),
         *(_ggml(weights, kv, False) for weights in ("f32", "bf16", "q8_0") for kv in ("f32", "f16")),
         *(_ggml(weights, "f16", True) for weights in ("f32", "bf16", "q8_0")),
     )

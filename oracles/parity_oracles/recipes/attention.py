@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from parity_oracles.recipes.arithmetic import Arithmetic, Order
+from parity_oracles.recipes.arithmetic import ORDERS, Arithmetic, Order
 from parity_oracles.recipes.tensor_core import sum_bf16
 
 QUERY_ROWS = 256
@@ -44,7 +44,10 @@ def attend(
         # [rows, G, J, K] -> [G, J * rows, K]: the heads of a group share its keys in one product.
         grouped = part.view(rows, groups, -1, width).permute(1, 2, 0, 3).reshape(groups, -1, width)
         seen = at.repeat(heads // groups)
-        plain = arithmetic.boundary is None or arithmetic.materialized
+        # In FP32 order 0 is the truth, softmax as it is written; fused kernels in FP32 are the other orders.
+        wide = arithmetic.boundary is None
+        fused = arithmetic.compute == torch.float32 and arithmetic.ggml is None and order != ORDERS[0]
+        plain = arithmetic.materialized or (wide and not fused)
         core = _by_key if arithmetic.fused else _plain if plain else _online
         mixed = core(grouped, k[:, :reach], v[:, :reach], seen, arithmetic, order)
         out[start : start + rows] = mixed.view(groups, -1, rows, width).permute(2, 0, 1, 3).reshape(rows, heads, width)
@@ -72,6 +75,7 @@ def _online(
     taken of the unrounded P; one division at the end. A matrix unit adds P V onto the rescaled accumulator."""
     groups, rows, width = q.shape
     exponential = _exp2 if order.base2 else torch.exp
+    units = order.tensor_core is not None and arithmetic.boundary is not None
     top = q.new_full((groups, rows, 1), -math.inf)
     total = q.new_zeros((groups, rows, 1))
     mixed = q.new_zeros((groups, rows, width))
@@ -79,19 +83,17 @@ def _online(
     for first in range(0, k.shape[1], step):
         keys = torch.arange(first, min(first + step, k.shape[1]))
         near = k[:, keys[0] : keys[-1] + 1]
-        scores = (sum_bf16(q, near) if order.tensor_core else q @ near.transpose(1, 2)) * width**-0.5
+        scores = (sum_bf16(q, near) if units else q @ near.transpose(1, 2)) * width**-0.5
         if int(keys[-1]) > int(seen.min()):
             scores.masked_fill_(keys > seen[:, None], -math.inf)
         new_top = torch.maximum(top, scores.amax(-1, keepdim=True))
         p = exponential(scores.sub_(new_top))
         decay = exponential(top - new_top)
         total = total * decay + p.sum(-1, keepdim=True)
-        rounded = p.to(arithmetic.boundary).to(arithmetic.compute)
+        rounded = arithmetic.enter(arithmetic.leave(p))
         values = v[:, keys[0] : keys[-1] + 1]
-        if order.tensor_core:
-            mixed = sum_bf16(rounded, values.transpose(1, 2), mixed * decay)
-        else:
-            mixed = mixed * decay + rounded @ values
+        before = mixed * decay
+        mixed = sum_bf16(rounded, values.transpose(1, 2), before) if units else before + rounded @ values
         top = new_top
     return mixed / total
 

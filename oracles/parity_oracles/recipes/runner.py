@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import torch
 
 from parity.errors import UsageError
 from parity.preview import RunnerPreview
-from parity.records import Rows
+from parity.records import Rows, Run
+from parity.runner import Request, RunnerInfo, Schedule
 from parity.stages import Stage
 from parity_oracles.checkpoint import Checkpoint, read_checkpoint
 from parity_oracles.oracle import Oracle
 from parity_oracles.preview import preview
 from parity_oracles.recipes.arithmetic import ORDERS, Arithmetic, Order, arithmetic
 from parity_oracles.recipes.stages import STAGES, Call
+from parity_oracles.recipes.vllm import CARRIED, TAKES
 from parity_oracles.recipes.weights import Weights
 
 Cache = dict[tuple[int, str], torch.Tensor]
+Values = dict[tuple[int | None, str], torch.Tensor]
 
 
 class RecipeRunner(Oracle):
@@ -40,8 +44,18 @@ class RecipeRunner(Oracle):
         self.weights = Weights(checkpoint)
         super().__init__(checkpoint, self.arithmetic.recipe(stored_as(checkpoint, self.arithmetic)), checkpoint.hyper)
 
+    def describe(self) -> RunnerInfo:
+        """As every oracle's; what an engine of this recipe cannot show is not among its stages."""
+        info = super().describe()
+        return replace(info, stages=tuple(name for name in info.stages if name not in self.arithmetic.inside))
+
     def flags(self) -> dict[str, Any]:
-        return {"order": self.order_number}
+        inside = {name: "inside the kernel of the experts" for name in sorted(self.arithmetic.inside)}
+        return {"order": self.order_number, **({"unobservable": inside} if inside else {})}
+
+    def _run(self, requests: Sequence[Request], schedule: Schedule) -> Run:
+        run = super()._run(requests, schedule)
+        return replace(run, declared=tuple(site for site in run.declared if site[1] not in self.arithmetic.inside))
 
     def new_cache(self) -> Cache:
         return {}
@@ -50,21 +64,28 @@ class RecipeRunner(Oracle):
         self, ids: torch.Tensor, start: int, cache: Cache, probe: Any, rows: Rows, *, last_only: bool
     ) -> torch.Tensor:
         positions = torch.arange(start, start + len(ids))
-        values: dict[tuple[int | None, str], torch.Tensor] = {}
+        values: Values = {}
+        carried: Values = {}
         for layer, stage in self.family.sites(self.hyper.layers):
-            inputs = self._inputs(layer, stage, values)
+            inputs = self._inputs(layer, stage, {**values, **carried} if stage.name in TAKES else values)
             if stage.name == "embed.out":
                 inputs = {"ids": ids}
             for name in stage.state:
                 inputs[name] = _extended(cache, layer, name, inputs[name])
             if stage.name == "logits" and last_only:
                 inputs = {name: x[-1:] for name, x in inputs.items()}
-            out = self.compute(stage.name, layer, inputs, positions, self.arithmetic, self.order)
-            if probe is not None:
-                out = self._shown(out, layer, stage, probe, rows, values)
+            keep = stage.name in CARRIED and self.arithmetic.vllm and not self.order.stepwise
+            kept = self.compute(stage.name, layer, inputs, positions, self.arithmetic, self.order, keep=keep)
+            out = self.arithmetic.leave(kept) if keep else kept
+            shown = out
+            if probe is not None and stage.name not in self.arithmetic.inside:
+                shown = self._shown(out, layer, stage, probe, rows, values)
             if stage.name == "resid.out":  # nothing else of a finished layer is read again
                 values.clear()
-            values[layer, stage.name] = out
+                carried.clear()
+            values[layer, stage.name] = shown
+            if keep and shown is out:  # what was put in its place is all that there is of it
+                carried[layer, stage.name] = kept
         return values[None, "logits"]
 
     @torch.no_grad()
@@ -98,13 +119,13 @@ class RecipeRunner(Oracle):
         positions: torch.Tensor,
         arithmetic: Arithmetic,
         order: Order,
+        *,
+        keep: bool = False,
     ) -> torch.Tensor:
-        """One stage by its stage function."""
-        return STAGES[stage](Call(inputs, self.weights, layer, self.hyper, arithmetic, order, positions))
+        """One stage by its stage function. keep: not rounded at its end."""
+        return STAGES[stage](Call(inputs, self.weights, layer, self.hyper, arithmetic, order, positions, keep))
 
-    def _inputs(
-        self, layer: int | None, stage: Stage, values: Mapping[tuple[int | None, str], torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def _inputs(self, layer: int | None, stage: Stage, values: Values) -> dict[str, torch.Tensor]:
         layers = self.hyper.layers
         return {name: values[self.family.resolve(layer, name, layers=layers)] for name in stage.inputs}
 
@@ -115,7 +136,7 @@ class RecipeRunner(Oracle):
         stage: Stage,
         probe: Any,
         rows: Rows,
-        values: Mapping[tuple[int | None, str], torch.Tensor],
+        values: Values,
     ) -> torch.Tensor:
         """Pass a stage's tensor through the probe: what comes back is what the next stages read."""
         if stage.axes[0] != "R":

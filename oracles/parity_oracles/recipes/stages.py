@@ -11,7 +11,7 @@ MLP or an expert.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -29,6 +29,7 @@ class Call:
 
     inputs: by the input names of the family's graph; the embedding's is `ids`, [T] integers. positions: [T] int64.
     The keys and values that `attn.context` reads stand at positions 0..C-1.
+    keep: leave the result in the compute dtype, for a reader in the same kernel.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -38,6 +39,7 @@ class Call:
     arithmetic: Arithmetic
     order: Order
     positions: torch.Tensor
+    keep: bool = False
 
     def input(self, name: str) -> torch.Tensor:
         """An input by name; raises UsageError when the caller did not give it."""
@@ -51,8 +53,23 @@ class Call:
         return self.inputs[name]
 
     def entered(self, name: str) -> torch.Tensor:
-        """An input at the boundary's precision, in the compute dtype."""
-        return self.arithmetic.enter(self.input(name))
+        """An input at the boundary's precision, in the compute dtype; as it is where a kernel carries it."""
+        x = self.input(name)
+        return x.to(self.arithmetic.compute) if self.carrying else self.arithmetic.enter(x)
+
+    def leave(self, x: torch.Tensor) -> torch.Tensor:
+        """A stage's output, rounded once; not at all where it is kept."""
+        return x.to(self.arithmetic.compute) if self.keep else self.arithmetic.leave(x)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what `leave` gives."""
+        return self.arithmetic.compute if self.keep else self.arithmetic.boundary or self.arithmetic.compute
+
+    @property
+    def carrying(self) -> bool:
+        """True when kernels hand on values between their operations that no one rounds."""
+        return self.arithmetic.vllm and not self.order.stepwise
 
     @property
     def contracted(self) -> bool:
@@ -93,7 +110,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, c: Call) -> torch.Tensor:
         mean = _sum_last(squares, c.order.norm) / width
     mean = mean + c.hyper.rms_eps
     normed = x / mean.sqrt() if c.contracted else x * torch.rsqrt(mean)
-    return c.arithmetic.leave(c.between(normed) * weight.to(x.dtype))
+    normed = _rounded(normed, c) if c.arithmetic.vllm else c.between(normed)
+    return c.arithmetic.leave(normed * weight.to(x.dtype))
 
 
 def attn_norm(c: Call) -> torch.Tensor:
@@ -147,8 +165,9 @@ def rope(part: str) -> Callable[[Call], torch.Tensor]:
             x, cos, sin = x.double(), cos.double(), sin.double()
         low, high = x.chunk(2, -1)
         turned = torch.cat((-high, low), -1)
-        if c.arithmetic.torch:
-            cos, sin = c.between(cos), c.between(sin)
+        if c.arithmetic.torch or c.arithmetic.vllm:
+            cos, sin = _rounded(cos, c), _rounded(sin, c)
+        if c.arithmetic.torch or (c.arithmetic.vllm and c.order.stepwise):
             return c.arithmetic.leave(c.between(x * cos) + c.between(turned * sin))
         return c.arithmetic.leave(x * cos + turned * sin)
 
@@ -194,7 +213,7 @@ def add(left: str, right: str) -> Callable[[Call], torch.Tensor]:
     """The stage function of a residual add: [T, D], one rounding."""
 
     def stage(c: Call) -> torch.Tensor:
-        return c.arithmetic.leave(c.entered(left) + c.entered(right))
+        return c.leave(c.entered(left) + c.entered(right))
 
     return stage
 
@@ -219,7 +238,9 @@ def topk_weights(c: Call) -> torch.Tensor:
     """[T, S] wide: softmax over all experts, gathered at the ids, divided by their sum when `norm_topk_prob`."""
     share = c.input("moe.router_logits").to(c.arithmetic.compute).softmax(-1)
     chosen = share.gather(1, c.input("moe.topk_ids").long())
-    return (chosen / chosen.sum(-1, keepdim=True) if c.hyper.norm_topk_prob else chosen).to(c.arithmetic.wide)
+    chosen = chosen / chosen.sum(-1, keepdim=True) if c.hyper.norm_topk_prob else chosen
+    on_gpu = c.arithmetic.vllm and c.order.tensor_core is not None  # its kernel there keeps them in fp32
+    return chosen.to(c.arithmetic.compute if on_gpu else c.arithmetic.wide)
 
 
 def expert_in(part: str) -> Callable[[Call], torch.Tensor]:
@@ -228,10 +249,11 @@ def expert_in(part: str) -> Callable[[Call], torch.Tensor]:
     def stage(c: Call) -> torch.Tensor:
         ids = c.input("moe.topk_ids")
         x = prepare(c.input("mlp.norm"), c.arithmetic, c.order)
-        out = torch.empty(ids.numel(), c.hyper.expert_width, dtype=c.arithmetic.boundary or c.arithmetic.compute)
+        keep = replace(c, keep=c.keep or c.carrying)
+        out = torch.empty(ids.numel(), c.hyper.expert_width, dtype=keep.dtype)
         for index, rows in rows_by_expert(ids):
             matrix = c.weights.expert(c.at, index, part)
-            out[rows] = c.arithmetic.leave(multiply(x.take(rows // ids.shape[1]), matrix, c.arithmetic, c.order))
+            out[rows] = keep.leave(multiply(x.take(rows // ids.shape[1]), matrix, c.arithmetic, c.order))
         return out.view(*ids.shape, -1)
 
     return stage
@@ -265,10 +287,10 @@ def expert_down(c: Call) -> torch.Tensor:
     """[T, S, F] to [T, S, D]: the experts' down projection, before the routing weight."""
     ids = c.input("moe.topk_ids")
     x = prepare(c.input("moe.act").flatten(0, 1), c.arithmetic, c.order)
-    out = torch.empty(ids.numel(), c.hyper.hidden, dtype=c.arithmetic.boundary or c.arithmetic.compute)
+    out = torch.empty(ids.numel(), c.hyper.hidden, dtype=c.dtype)
     for index, rows in rows_by_expert(ids):
         matrix = c.weights.expert(c.at, index, "down")
-        out[rows] = c.arithmetic.leave(multiply(x.take(rows), matrix, c.arithmetic, c.order))
+        out[rows] = c.leave(multiply(x.take(rows), matrix, c.arithmetic, c.order))
     return out.view(*ids.shape, -1)
 
 
@@ -343,6 +365,11 @@ def _unquantized(x: torch.Tensor, matrix: Matrix, c: Call) -> torch.Tensor:
         length = None if c.arithmetic.exact else c.order.dot
         return dot(x, matrix.exact32.to(c.arithmetic.compute), length)
     return multiply_bf16(x, matrix.as_bf16, c.order).to(c.arithmetic.wide)
+
+
+def _rounded(x: torch.Tensor, c: Call) -> torch.Tensor:
+    """Rounded to the boundary's dtype and back."""
+    return c.arithmetic.leave(x).to(x.dtype)
 
 
 def _sum_last(x: torch.Tensor, length: int) -> torch.Tensor:

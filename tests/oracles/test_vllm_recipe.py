@@ -1,0 +1,140 @@
+"""The emulation of vLLM in BF16: where it rounds, what it carries unrounded, and one kernel judged as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from parity.floor import Floor
+from parity.ladder.calibrate import Opening, calibrate_apart
+from parity.ladder.replay import Replay
+from parity.records import Verdict
+from parity.runner import CapturePlan, Graft, Request
+from parity.trace import MemoryTrace, Trace
+from parity_oracles.recipes.runner import RecipeRunner, open_runner
+from parity_oracles.recipes.vllm import INSIDE
+
+REQUEST = Request("a", tuple(number * 7 % 211 for number in range(40)))
+Stages = dict[tuple[int | None, str], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def folder(make_model: Callable[..., Path]) -> str:
+    return str(make_model(hidden_size=96, moe_intermediate_size=160))
+
+
+@pytest.fixture(scope="module")
+def runner(folder: str) -> RecipeRunner:
+    return open_runner(folder, recipe="bf16_vllm")
+
+
+@pytest.fixture(scope="module")
+def trace(runner: RecipeRunner) -> Trace:
+    return runner.forward([REQUEST], capture=CapturePlan())
+
+
+@pytest.fixture(scope="module")
+def seen(trace: Trace, stages_of: Callable[..., Stages]) -> Stages:
+    return stages_of(trace)
+
+
+def calibrated(folder: str, recipe: str, runs: int) -> Floor:
+    """In a process of its own: engines may be loaded in this one."""
+    return calibrate_apart(
+        emulations=[Opening(f"recipe:{folder}", {"recipe": recipe, "order": order}) for order in (0, 1, 8)],
+        oracle=Opening(f"recipe:{folder}", {"recipe": "fp32"}),
+        requests=[Request(f"d{n}", tuple((n * 31 + k * 7) % 211 for k in range(40))) for n in range(runs)],
+    )
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    return x.bfloat16().float()
+
+
+def test_a_norm_takes_the_sum_before_it_is_rounded(runner: RecipeRunner, seen: Stages) -> None:
+    """Written out apart from the recipe's functions: `fused_add_rms_norm` of vLLM's native operations."""
+    total = seen[0, "resid.out"].float() + seen[1, "attn.out"].float()
+    normed = rounded(total * torch.rsqrt((total * total).mean(-1, keepdim=True) + runner.hyper.rms_eps))
+    expected = (normed * runner.weights.norm(1, "post_attention_layernorm").float()).bfloat16()
+    assert torch.equal(seen[1, "mlp.norm"], expected)
+    assert torch.equal(seen[1, "resid.mid"], total.bfloat16())
+    alone = runner.replay(
+        "mlp.norm", 1, {"resid.mid": seen[1, "resid.mid"]}, positions=torch.arange(40), recipe="bf16_vllm"
+    )
+    assert not torch.equal(alone, expected)
+
+
+def test_router_logits_weights_and_logits_are_rounded(seen: Stages) -> None:
+    for site in ((0, "moe.router_logits"), (0, "moe.topk_weights"), (None, "logits"), (1, "moe.experts")):
+        assert seen[site].dtype == torch.bfloat16, site
+
+
+def test_what_is_inside_the_kernel_is_not_shown(runner: RecipeRunner, trace: Trace) -> None:
+    assert not INSIDE & set(runner.describe().stages)
+    assert not any(stage in INSIDE for _, stage in trace.run.declared)
+    assert trace.run.unobservable == INSIDE
+    assert trace.complete
+
+
+def test_the_kernel_is_replayed_as_one(folder: str, trace: Trace, runner: RecipeRunner) -> None:
+    """From what it reads; its emulation gives its bits, exact arithmetic stands a rounding of silu's product away."""
+    site = Replay(trace, open_runner(folder, recipe="fp32")).site(1, "moe.down")
+    assert [node.name for node in site.hidden] == ["moe.gate", "moe.up", "moe.act"]
+    assert set(site.inputs) == {"mlp.norm", "moe.topk_ids"}
+    assert site.sut is not None
+    assert site.oracle is not None
+    assert torch.equal(site.recompute(runner, recipe="bf16_vllm"), site.sut.tensor)
+    error = float((site.sut.tensor.float() - site.oracle).norm() / site.oracle.norm())
+    # Weights are BF16 as they are; two roundings of 2^-9 at most each, half that in the mean.
+    assert 1e-4 < error < 2 * 2**-9
+
+
+def test_orders_that_go_step_by_step_round_inside_too(folder: str, runner: RecipeRunner, seen: Stages) -> None:
+    inputs = {name: seen[0, name] for name in ("mlp.norm", "moe.topk_ids")}
+    step = open_runner(folder, recipe="bf16_vllm", order=8)
+    wide, narrow = (
+        one.replay("moe.gate", 0, inputs, positions=torch.arange(40), recipe="bf16_vllm") for one in (runner, step)
+    )
+    assert wide.dtype == torch.float32
+    assert not torch.equal(wide, rounded(wide))
+    assert narrow.dtype == torch.bfloat16
+
+
+def test_what_is_put_in_the_place_of_a_sum_is_what_the_norm_takes(
+    runner: RecipeRunner, trace: Trace, stages_of: Callable[..., Stages]
+) -> None:
+    capture = trace.select(stage="resid.mid", layer=1)[0]
+    graft = Graft(1, "resid.mid", trace.tensor(capture) * 2, capture.rows)
+    seen = stages_of(runner.forward([REQUEST], capture=CapturePlan(), graft=[graft]))
+    alone = runner.replay(
+        "mlp.norm", 1, {"resid.mid": seen[1, "resid.mid"]}, positions=torch.arange(40), recipe="bf16_vllm"
+    )
+    assert torch.equal(seen[1, "mlp.norm"], alone)
+
+
+def test_one_expert_scaled_is_seen_in_a_kernel_that_hides_its_stages(folder: str, trace: Trace) -> None:
+    oracle, floor = open_runner(folder, recipe="fp32"), calibrated(folder, "bf16_vllm", 6)
+    assert not {key.stage for key in floor.scales if key.stage in INSIDE}
+    healthy = Replay(trace, oracle).compare(floor=floor)
+    assert not [c.name for c in healthy.comparisons if c.verdict is Verdict.EXCEEDS_FLOOR]
+    assert {c.stage for c in healthy.comparisons if c.verdict is Verdict.MISSING_IN_SUT} == INSIDE
+    capture = trace.select(stage="moe.down", layer=1)[0]
+    assert capture.rows.expert is not None
+    scaled = trace.tensor(capture).clone()
+    scaled[torch.from_numpy(capture.rows.expert == 2)] *= 1.05
+    tensors: dict[int, Any] = {c.number: trace.tensor(c) for c in trace.captures} | {capture.number: scaled}
+    faulty = Replay(MemoryTrace(trace.run, trace.captures, tensors), oracle)
+    (record,) = faulty.judge(faulty.site(1, "moe.down"), floor=floor)
+    assert record.verdict is Verdict.EXCEEDS_FLOOR
+    assert {one.index for one in record.worst if one.kind == "expert" and (one.over_floor or 0) > 1} == {2}
+
+
+def test_a_floor_that_knows_the_stages_apart_does_not_judge_the_kernel(folder: str, trace: Trace) -> None:
+    replay, floor = Replay(trace, open_runner(folder, recipe="fp32")), calibrated(folder, "bf16", 4)
+    (record,) = replay.judge(replay.site(1, "moe.down"), floor=floor)
+    assert record.verdict is Verdict.NOT_COMPARED
+    assert "one kernel with moe.act, moe.gate, moe.up" in record.reason
