@@ -41,11 +41,17 @@ def score(
         said = "none"
         if loop is not None:
             said = f"{loop.kind}, period {loop.period} tokens, from token {loop.start}, {loop.repeats:.1f} rounds"
+        counted = "none"
+        if found.counting is not None:
+            counted = (
+                f"from token {found.counting.start}, {found.counting.repeats:.1f} rounds whose numbers follow a rule"
+            )
         unknown = {None: "not known", True: "yes", False: "no"}
         for name, value in (
             ("tokens", f"{found.tokens}"),
             ("first degeneration", "none" if found.first_degeneration is None else f"token {found.first_degeneration}"),
             ("loop", said),
+            ("counting", counted),
             ("first nonsense", "none seen" if found.first_nonsense is None else f"token {found.first_nonsense}"),
             ("distinct 1 to 4", ", ".join(f"{share:.3f}" for share in found.distinct.values())),
             ("compression", "not known" if found.compression_ratio is None else f"{found.compression_ratio:.1f} to 1"),

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from parity.errors import UsageError
-from parity.text.loops import Loop, find_loop
+from parity.text.loops import Loop, find_repetition
 from parity.text.nonsense import first_nonsense
-from parity.text.statistics import compression_ratio, distinct, sequence_repetition
+from parity.text.statistics import compression_ratio, distinct
 from parity.text.structure import ends_in_a_sentence, open_fence, open_thinking
 from parity.text.tokens import TokenText, from_ids, from_strings, split_text
 
@@ -21,8 +21,10 @@ class TextScore:
     """Measures of one continuation.
 
     tokens: how many. first_degeneration: the token at which the first loop or nonsense starts, None for neither.
-    loop: kind, period, start. first_nonsense: None also where the oracle's log-probabilities are not known.
-    distinct: distinct-n by n. seq_rep_4: 1 - distinct-4. compression_ratio: None for bare ids.
+    loop: kind, period, start. counting: the same of a template whose numbers go on by a rule, which is no degeneration:
+    a text that counts or calculates. first_nonsense: None also where the oracle's log-probabilities are not known.
+    distinct: distinct-n by n. seq_rep_4: 1 - distinct-4, the
+    seq-rep-n of Welleck et al. 2019, arXiv 1908.04319. compression_ratio: None for bare ids.
     open_fence, open_thinking: None for bare ids. premature_end: the model stopped by itself with a fence or a thinking
     section open or in the middle of a sentence; None where it is not known who ended the text.
     """
@@ -30,6 +32,7 @@ class TextScore:
     tokens: int
     first_degeneration: int | None
     loop: Loop | None
+    counting: Loop | None
     first_nonsense: int | None
     distinct: Mapping[str, float]
     seq_rep_4: float
@@ -65,7 +68,7 @@ def score_text(completion: Completion) -> TextScore:
             found="an empty completion",
             next_step="An engine that stops at once is a finding of its own: look at its first token's logits.",
         )
-    loop = find_loop(text)
+    loop, counting = find_repetition(text)
     nonsense = None
     if completion.logprobs is not None:
         nonsense = first_nonsense(completion.logprobs, vocabulary=completion.vocabulary or 2**16)
@@ -74,14 +77,16 @@ def score_text(completion: Completion) -> TextScore:
     premature = None
     if completion.stopped is not None and whole is not None:
         premature = completion.stopped and bool(fence or thinking or not ends_in_a_sentence(whole))
+    shares = {str(n): distinct(text.codes, n) for n in (1, 2, 3, 4)}
     starts = [start for start in (loop.start if loop else None, nonsense) if start is not None]
     return TextScore(
         tokens=len(text),
         first_degeneration=min(starts, default=None),
         loop=loop,
+        counting=counting,
         first_nonsense=nonsense,
-        distinct={str(n): distinct(text.codes, n) for n in (1, 2, 3, 4)},
-        seq_rep_4=sequence_repetition(text.codes),
+        distinct=shares,
+        seq_rep_4=1.0 - shares["4"],
         compression_ratio=None if whole is None else compression_ratio(whole),
         open_fence=fence,
         open_thinking=thinking,

@@ -19,12 +19,8 @@ def distinct(codes: NDArray[np.int32], n: int) -> float:
     key = np.zeros(total, np.uint64)
     for k in range(n):
         key = _mixed(key + codes[k : k + total].astype(np.uint64) + np.uint64(k + 1))
-    return len(np.unique(key)) / total
-
-
-def sequence_repetition(codes: NDArray[np.int32], n: int = 4) -> float:
-    """seq-rep-n of Welleck et al. 2019, arXiv 1908.04319: 1 - distinct-n."""
-    return 1.0 - distinct(codes, n)
+    key.sort()  # several times faster than a table of hashes (np.unique)
+    return (1 + int(np.count_nonzero(key[1:] != key[:-1]))) / total
 
 
 def compression_ratio(text: str) -> float:

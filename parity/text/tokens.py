@@ -39,7 +39,10 @@ class TokenText:
         themselves for bare ids."""
         if self.strings is None:
             return self.codes
-        known = {string: "0" if is_number_word(string) else _DIGITS.sub("0", string) for string in set(self.strings)}
+        known = {
+            string: "0" if string.isdecimal() or is_number_word(string) else _DIGITS.sub("0", string)
+            for string in set(self.strings)
+        }
         return _codes([known[string] for string in self.strings])
 
     @cached_property
@@ -76,7 +79,8 @@ _NUMBER_WORDS = re.compile(
 
 def is_number_word(string: str) -> bool:
     """Whether a token spells a number in English: counting in words is counting."""
-    return _NUMBER_WORDS.fullmatch(string.strip()) is not None
+    plain = string.strip()
+    return plain.isalpha() and _NUMBER_WORDS.fullmatch(plain) is not None
 
 
 LONGEST_WORD, LONGEST_RUN = 40, 256

@@ -1,0 +1,179 @@
+"""What is a round made of: running prose, a stanza, a record, signs? And does a loop of such rounds count as one?
+
+Healthy text repeats itself too: tables, code, refrains. What tells a loop from these: it fills the text to its end or
+goes on for very long; and where numbers or words vary it repeats running prose, three words in a row and most of the
+tokens words, which tables, lists, records and code do not; or its words vary anywhere, now here and now there, where
+records vary in their fields. These limits are conventions, held by the texts in tests/text; a report gives the loop's
+own numbers beside them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.text.matches import measure_variation
+from parity.text.tokens import TokenText
+
+PROSE_WORDS, PROSE_SHARE = 3, 0.6
+"""Words in a row, and words among the tokens that are not blank, of a round of prose: English has about one mark in
+eight tokens; a line `Step 5: now we check the value 3.` has 6 words of 10, a record `"id": 5, "name": "x"` 3 of 13."""
+
+LEAST_TOKENS = {"exact": 48, "template": 96, "fuzzy": 128}
+LEAST_REPEATS = {"exact": 4.0, "template": 12.0, "fuzzy": 4.0}
+"""Of a loop that goes on to the end of the text."""
+
+PARAGRAPH_WORDS = 40
+"""Words in rows of PROSE_WORDS and more, from which a round is a paragraph: tables and logs have lines. A paragraph of
+which only numbers change is a loop after as many rounds as an exact one, though names and paths stand in it."""
+
+WORDS_CHANGED = 1 / 8
+"""Words among the tokens that change in a fuzzy loop: where they are fewer it is numbers that vary."""
+
+TIGHT_SHARE = 1 / 8
+"""Marks as prose never sets them (a comma, dot or opening bracket without a blank, underscores, equals signs), per
+word, from which a round is a record or code: as many as prose has marks of all kinds."""
+
+STANZA_LINES, LINE_WORDS = 3, 12
+"""Lines of a round, and words of each, from which a round that varies is a stanza: a song may have LEAST_REPEATS of a
+template of them."""
+
+WORDLESS_REPEATS = 16.0
+"""Of an exact loop without a word in it, which then runs to the very end: rows of a table can be the same a few times,
+and a list of zeros that is closed is a list."""
+
+LASTING_TOKENS, LASTING_REPEATS = 256, 8.0
+"""Of an exact loop that ends before the text does."""
+
+EXCEPTIONS = 0.7
+"""Share of the words that vary which are exceptions from what the rounds around agree on, in a loop; a field that
+holds one of five values looks like one in 44 of 100 rounds, a field of three in 75."""
+
+NEW_WORDS, NEW = 1 / 6, 0.4
+"""Of the words of a list of sentences, those that are others in each round, and of these the ones that are no
+repetition: `Saint Luke, pray for us.` has one new word in five, and a field may be filled in at two places."""
+
+LOOKED_AT = 4096
+"""Tokens of a loop in which exceptions are counted."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """kind: `exact`, `template` or `fuzzy`. period: in tokens. start: first token of the first round. end: first token
+    after the loop. rate: share of tokens that repeat. to_end: nothing follows it."""
+
+    kind: str
+    period: int
+    start: int
+    end: int
+    rate: float
+    to_end: bool
+
+    @property
+    def repeats(self) -> float:
+        """Rounds, the first included."""
+        return (self.end - self.start) / self.period
+
+
+def counts_as_loop(loop: Loop, text: TokenText) -> bool:
+    """Whether it is long enough for its kind, and made of what tables, records, code and songs are not made of."""
+    tokens = loop.end - loop.start
+    if loop.kind == "exact":
+        once = slice(loop.start, loop.start + loop.period)
+        if not (tokens >= LASTING_TOKENS and loop.repeats >= LASTING_REPEATS) and not long_enough(loop):
+            return False
+        return _worded(text, once) or (loop.end == len(text) and loop.repeats >= WORDLESS_REPEATS)
+    if text.strings is None or not long_enough(loop, LEAST_REPEATS["exact"]):
+        return False
+    twice = slice(loop.start, loop.start + 2 * loop.period)  # a row of words may cross the end of the round
+    if loop.kind == "template":
+        if _words_in_rows(text, twice) >= 2 * PARAGRAPH_WORDS:
+            return True
+        return loop.repeats >= LEAST_REPEATS["template"] and _prose(text, twice)
+    stanza = loop.repeats < LEAST_REPEATS["template"] and _stanza(text, twice)
+    return not stanza and _prose(text, twice)
+
+
+def varies_anywhere(loop: Loop, text: TokenText) -> bool:
+    """Whether a fuzzy loop, of prose or not, has words in rows, and what varies in it are exceptions and no fields."""
+    twice = slice(loop.start, loop.start + 2 * loop.period)
+    if text.strings is None or not _words_in_rows(text, twice):
+        return False
+    return measure_variation(_part(loop, text), loop.period).exceptions >= EXCEPTIONS
+
+
+def lists_something_new(loop: Loop, text: TokenText) -> bool:
+    """Whether a fuzzy loop is a list of sentences: fields that hold other words in each round, and many of them."""
+    if loop.kind != "fuzzy":
+        return False
+    part = _part(loop, text)
+    found = measure_variation(part, loop.period)
+    is_word = text.is_word[loop.start : loop.start + len(part)]
+    words = found.differ[is_word[found.differ]]
+    new = len(np.unique(part[words])) >= NEW * len(words)
+    many = len(words) >= NEW_WORDS * int(is_word[found.looked_at].sum())
+    return len(words) > 0 and new and many and found.exceptions < 1 - EXCEPTIONS
+
+
+def _part(loop: Loop, text: TokenText) -> NDArray[np.int32]:
+    return text.codes[loop.start : min(loop.end, loop.start + LOOKED_AT)]
+
+
+def long_enough(loop: Loop, least: float | None = None) -> bool:
+    """Whether it goes on to the end of the text, for as many tokens and rounds as its kind asks (or `least` rounds)."""
+    return (
+        loop.to_end
+        and loop.end - loop.start >= LEAST_TOKENS[loop.kind]
+        and loop.repeats >= (LEAST_REPEATS[loop.kind] if least is None else least)
+    )
+
+
+def _worded(text: TokenText, once: slice) -> bool:
+    """Whether a round holds a word; a single Latin letter between marks, as in 0x00, is none."""
+    if text.strings is None:
+        return True
+    inside = zip(text.strings[once], text.is_word[once].tolist(), strict=True)
+    return any(word and (len(string.strip()) > 1 or not string.strip().isascii()) for string, word in inside)
+
+
+def _prose(text: TokenText, twice: slice) -> bool:
+    """Whether a round has PROSE_WORDS words in a row, is PROSE_SHARE words, and is not set as records are."""
+    if _tight(text, twice):
+        return False
+    written = sum(not string.isspace() for string in (text.strings or ())[twice])
+    return text.is_word[twice].sum() >= PROSE_SHARE * max(written, 1) and _words_in_rows(text, twice) > 0
+
+
+def _words_in_rows(text: TokenText, part: slice) -> int:
+    """Words of which PROSE_WORDS or more stand in a row with nothing but blanks between them."""
+    row = total = 0
+    for word, blank in zip([*text.is_word[part].tolist(), False], [*text.is_blank[part].tolist(), False], strict=True):
+        if word:
+            row += 1
+        elif not blank:
+            total += row if row >= PROSE_WORDS else 0
+            row = 0
+    return total
+
+
+_TIGHT = re.compile(r"[,;](?=[^\W\d])|\w\.(?=[a-z])|\w\(|_|[{}=<>|\\\t]")
+
+
+def _tight(text: TokenText, once: slice) -> bool:
+    """Whether the marks of two rounds are set as records and code set them."""
+    marks = len(_TIGHT.findall("".join((text.strings or ())[once])))
+    return marks > TIGHT_SHARE * int(text.is_word[once].sum())
+
+
+def _stanza(text: TokenText, once: slice) -> bool:
+    """Whether a round is several short lines that say different things; `once` holds two rounds."""
+    strings, is_word = (text.strings or ())[once], text.is_word[once]
+    lines = sum("\n" in string for string in strings)
+    half = len(strings) // 2
+    words = [string.strip() for string, word in zip(strings[:half], is_word[:half].tolist(), strict=True) if word]
+    if lines < 2 * STANZA_LINES or 2 * len(words) > LINE_WORDS * lines:
+        return False
+    return len(set(words)) * STANZA_LINES > len(words)  # a line that is said so many times over is no stanza
