@@ -32,10 +32,10 @@ LABEL_NOUNS = frozenset(_LABELLED.split())
 """Nouns that a number stands behind to tell which one is meant."""
 
 _CLOSED_CLASS = (
-    "a about after all am an and are as at be been before but by could did do does for from get gets got had has have "
-    "he her here him his i if in into is it its just left like made make makes may more must no not now of off on "
-    "only or our out over she should so some still take takes than that the their them then there these they this those to "
-    "up us was we went were what when which who will with would yet you your"
+    "a about after all am an and are as at be been before but by could did do does for from get gets got had has "
+    "have he her here him his i if in into is it its just left like made make makes may more must no not now of "
+    "off on only or our out over she should so some still take takes than that the their them then there these "
+    "they this those to up us was we went were what when which who will with would yet you your"
 )
 _CLOSED = frozenset(_CLOSED_CLASS.split())
 """Words that no noun is: what stands behind a number that counts is a noun, or an adjective before one."""
