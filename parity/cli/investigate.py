@@ -36,6 +36,7 @@ def investigate(
     tokens: Annotated[int, typer.Option(min=1, help="New tokens of the continuation.")] = 16,
     chunk: Annotated[int | None, typer.Option(min=1, help="Prefill chunk.")] = None,
     knobs: Annotated[bool, typer.Option("--knobs", help="Cross the engine's variants with the symptom.")] = False,
+    claim: Annotated[str | None, typer.Option(help="A diagnosis that somebody made, to be tried.")] = None,
     option: Options = None,
     oracle_option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE for the oracle; dtype=float32 where nothing is said of hf.")
@@ -75,6 +76,7 @@ def investigate(
         new_tokens=tokens,
         chunk=chunk,
         knobs=knobs,
+        claim=claim,
         sut_options=parse_options(option),
         oracle_options=parse_options(oracle_option, place="--oracle-option"),
     )
@@ -109,6 +111,9 @@ def _show(found: Any) -> None:
         console.print(escape(f"besides: {one.sentence}"), highlight=False)
     for one in finding.not_excluded:
         console.print(escape(f"not excluded: {one}"), highlight=False)
+    if finding.evidence.get("claim"):
+        stands = f"claim {finding.evidence['claim_stands']}: {finding.evidence['claim']}"
+        console.print(escape(stands), highlight=False)
     if found.fix:
         console.print(escape(f"to look at: {found.fix}"), highlight=False)
     if found.withheld:

@@ -27,6 +27,7 @@ def ask_case(
     new_tokens: int = NEW_TOKENS,
     chunk: int | None = None,
     knobs: bool = False,
+    claim: str | None = None,
     sut_options: Mapping[str, Any] | None = None,
     oracle_options: Mapping[str, Any] | None = None,
 ) -> Case:
@@ -80,4 +81,5 @@ def ask_case(
         schedule=Schedule(chunk=chunk),
         new_tokens=new_tokens,
         knobs=knobs,
+        claim=claim,
     )

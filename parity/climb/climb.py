@@ -91,17 +91,17 @@ def _run(bench: Bench, rung: Rung, hypothesis: Hypothesis, why: str) -> RungResu
 
 def _suppose(ledger: Ledger, rung: Rung) -> Hypothesis:
     """Enter the rung's claim; one that an interrupted climb entered is gone on with."""
-    known = next((h for h in ledger.hypotheses if (h.raised_by, h.claim) == (_author(rung), rung.claim)), None)
-    return known or ledger.suppose(rung.claim, prediction=rung.prediction, raised_by=_author(rung))
+    known = next((h for h in ledger.hypotheses if (h.raised_by, h.claim) == (author(rung), rung.claim)), None)
+    return known or ledger.suppose(rung.claim, prediction=rung.prediction, raised_by=author(rung))
 
 
 def _conclude(ledger: Ledger, rung: Rung, result: RungResult, path: Path) -> None:
     valid = {test.hypothesis: test.id for test in ledger.tests() if test.id not in ledger.withdrawn()}
     earlier = {h.raised_by: h.id for h in ledger.hypotheses}
     rests_on = [
-        valid[earlier[_author(other)]]
+        valid[earlier[author(other)]]
         for other in RUNGS
-        if other.number in rung.rests_on and earlier.get(_author(other)) in valid and result.ran
+        if other.number in rung.rests_on and earlier.get(author(other)) in valid and result.ran
     ]
     ledger.conclude(
         result.hypothesis,
@@ -132,7 +132,8 @@ def _finished(folder: Path, rung: Rung, ledger: Ledger) -> RungResult | None:
     return result
 
 
-def _author(rung: Rung) -> str:
+def author(rung: Rung) -> str:
+    """Who raises a rung's hypothesis, as the ledger has it."""
     return f"rung {rung.number} {rung.name}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from parity.climb.bench import Bench
 from parity.climb.case import Case
-from parity.climb.claims import try_claim
+from parity.climb.claims import raise_claims, try_claims
 from parity.climb.climb import Hear, climb
 from parity.climb.conclude import Conclusion, conclude
 from parity.climb.counted import Counted
@@ -118,8 +118,9 @@ def investigate(
         if case.calibrate:
             bench.floor = made_floor(bench)
             bench.case = replace(case, floor=str(out / FLOOR))
+        raise_claims(bench, Ledger(out))
         results = climb(bench, skip=skip, only=only, hear=hear)
-        claimed = try_claim(bench, Ledger(out))
+        claimed = try_claims(bench, Ledger(out))
     conclusion = conclude(results)
     if claimed:
         evidence = {**conclusion.finding.evidence, **claimed}
