@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 METHODOLOGY = (ROOT / "METHODOLOGY.md").read_text()
+ENGINES = (ROOT / "docs/engines.md").read_text()
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -112,30 +115,77 @@ def test_the_worked_case_comes_out_as_it_is_told(tmp_path: Path):
         assert told in report
 
 
-@pytest.mark.long
-def test_your_own_files_and_your_own_model(tmp_path: Path):
-    """The `sh` blocks that name them, in order, with two files that differ in one column block and a shipped model."""
-    (prompt,) = re.findall(r'`(\{"name": "mine".*?\})`', README)
-    (tmp_path / "prompt.json").write_text(prompt)
+@pytest.fixture(scope="module")
+def own_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader brings: two tensor files, a model folder, an engine with another rope base, a prompt and others."""
+    folder = tmp_path_factory.mktemp("own")
     rows = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
     for name, factor in (("trusted", 1.0), ("mine", 1.03)):
         scaled = torch.cat([rows[:, :128], factor * rows[:, 128:]], 1)
-        save_file({"layers.0.out": scaled.bfloat16()}, tmp_path / f"{name}.safetensors")
-    own = [block for block in blocks("sh") if block.startswith("parity ")]
-    commands = [line for block in own for line in block.strip().splitlines()]
+        save_file({"layers.0.out": scaled.bfloat16()}, folder / f"{name}.safetensors")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=160, hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=256, rope_theta=10000.0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder / "model")
+    shutil.copytree(folder / "model", folder / "wrong")
+    written = json.loads((folder / "wrong/config.json").read_text())
+    written["rope_parameters"]["rope_theta"] = 500000.0
+    (folder / "wrong/config.json").write_text(json.dumps(written))
+    (folder / "prompts").mkdir()
+    (example,) = re.findall(r'`(\{"name": "mine".*?\})`', README)
+    assert len(json.loads(example)["ids"]) >= 8
+    for number in range(7):
+        ids = torch.randint(0, 160, (96,), generator=torch.Generator().manual_seed(number)).tolist()
+        path, name = (f"prompts/{number}.json", f"other-{number}") if number else ("prompt.json", "mine")
+        (folder / path).write_text(json.dumps({**json.loads(example), "name": name, "ids": ids}))
+    return folder
+
+
+OWN = [line for block in blocks("sh") if block.startswith("parity ") for line in block.strip().splitlines()]
+SAID = {
+    "compare": (1, "columns 128..256"),
+    "investigate": (1, "fault (proved): rope_theta: the checkpoint says 10000; the engine states 500000.0."),
+    "report": (0, "case-1/report.html"),
+    "floor": (0, "Floor of fp32"),
+}
+"""Exit code and a sentence of each command of the README on files of one's own."""
+
+
+@pytest.mark.long
+def test_your_own_files_and_your_own_model(own_work: Path):
+    """The `sh` blocks that name them, in order, word for word but for the engine, which is the one that is wrong."""
     path = os.pathsep.join(str(ROOT / part) for part in (".", "kernels", "oracles"))
-    said = {}
-    for command in commands:
-        arguments = prepare(tmp_path, command.replace("MODEL", "fixtures/models/moe-tiny"))
+    seen = set()
+    for command in OWN:
+        arguments = shlex.split(command.replace("torch:MODEL", "torch:wrong").replace("MODEL", "model"))[1:]
         done = subprocess.run(
-            [sys.executable, "-m", "parity.cli", *arguments],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+            [sys.executable, "-m", "parity.cli", *arguments], cwd=own_work, capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
         )  # fmt: skip
-        said[arguments[0]] = (done.returncode, done.stdout + done.stderr)
-    assert {name: code for name, (code, _) in said.items()} == {"compare": 1, "investigate": 2, "report": 0}, said
-    assert "columns 128..256" in said["compare"][1]
-    assert "without a floor nothing was judged" in said["investigate"][1]
-    assert (tmp_path / "case-1/report.html").is_file()
+        code, sentence = SAID[arguments[0]]
+        assert done.returncode == code, f"{command}: {done.stdout}{done.stderr}"
+        assert sentence in done.stdout, command
+        seen.add(arguments[0])
+    assert seen == set(SAID)
+    assert (own_work / "case-1/report.html").is_file()
+    # The module of one's own, after them: it uses the floor that the last but one made.
+    (example,) = [one for one in blocks("py", ENGINES) if "MODEL" in one]
+    environment = {**os.environ, "PYTHONPATH": path, "PARITY_CACHE": str(own_work / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace("MODEL", "model")], cwd=own_work, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert "Finding(fault, mlp.down of layers 1: " in done.stdout, done.stdout + done.stderr
+    assert ", proved)" in done.stdout
+
+
+def test_every_command_for_your_own_is_a_parity_command_that_is_known():
+    assert {shlex.split(line)[1] for line in OWN} == set(SAID)
+    assert all(line.startswith("parity ") for line in OWN)
 
 
 @pytest.mark.long

@@ -22,7 +22,9 @@ def calibrate(
     model: Annotated[Path, typer.Option(help="Model folder; its own recipe unless --recipe names another.")],
     prompts: Annotated[list[Path], typer.Option(help="Prompt files (JSON with `ids`) or folders; one document each.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
-    recipe: Annotated[str | None, typer.Option(help="fp8_block or bf16.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="The engine's, as fp32, bf16, bf16_torch (PyTorch's rounding) or fp8_block.")
+    ] = None,
     runs: Annotated[int, typer.Option(help="Clean runs to calibrate on.", min=4)] = 72,
     heldout: Annotated[float, typer.Option(help="Share of documents kept apart to count false alarms on.")] = 0.33,
     level: Annotated[float, typer.Option(help="Share of clean runs that may exceed any gate.")] = 1e-3,
@@ -31,14 +33,21 @@ def calibrate(
     perturb: Annotated[
         bool, typer.Option("--perturb", help="Without FP32: the spread of one rounding of the inputs.")
     ] = False,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Of torch; more than one pays on models of some thousand columns only.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Calibrate a floor from clean runs of the recipe's emulation, and count its false alarms on other documents.
 
     Example: parity floor calibrate --model fixtures/models/moe-tiny-fp8 --prompts fixtures/heldout --out floor.json
     """
+    import torch
+
     from parity.ladder.make_floor import make_floor
 
+    # Many small products: several threads wait for each other longer than they compute (8 times the CPU, measured).
+    torch.set_num_threads(threads)
     made = make_floor(
         model=str(model),
         prompts=prompts,

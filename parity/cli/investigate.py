@@ -80,6 +80,11 @@ def investigate(
         sut_options=parse_options(option),
         oracle_options=parse_options(oracle_option, place="--oracle-option"),
     )
+    if case.calibrate:
+        from parity.ladder.recipe_floor import read_calibration
+
+        # Before engines are opened and the folder is taken: too few prompts are a slip of the hand.
+        read_calibration([Path(one) for one in case.calibrate], besides=case.request.name)
     if dry_run:
         plan = estimate_case(case, skip=skip or (), only=only or ())
         print_json(plan) if as_json else _show_plan(plan)

@@ -7,10 +7,12 @@ of the engine itself. A recipe that nobody emulates has no floor.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from parity.errors import UsageError
 from parity.floor import Floor
 from parity.ladder.calibrate import Opening, calibrate_apart
+from parity.ladder.make_floor import read_documents
 from parity.ladder.plan import STRICT_ORDERS
 from parity.process_runner import OnStep
 from parity.runner import Request
@@ -20,6 +22,14 @@ RUNS = 12
 
 LEAST = 4
 """Documents that a calibration needs."""
+
+
+def read_calibration(prompts: Sequence[Path], *, besides: str) -> list[Request]:
+    """The requests of prompt files and folders of them, one a document; one named `besides` is left out, since a floor
+    has not seen what it judges. Raises UsageError for fewer than LEAST, and for a file without ids."""
+    requests = [Request(name, ids) for name, ids in read_documents(prompts).items() if name != besides]
+    _refuse_few(requests)
+    return requests
 
 
 def calibrate_recipe(
@@ -36,13 +46,7 @@ def calibrate_recipe(
     It is made in a process of its own, since an engine may be loaded in this one. Raises UsageError for fewer than
     LEAST requests, and for a recipe without an emulation.
     """
-    if len(requests) < LEAST:
-        raise UsageError(
-            place="calibration of a noise floor",
-            expected=f"at least {LEAST} prompts, each of its own document",
-            found=str(len(requests)),
-            next_step="Name a folder of prompt files, as fixtures/heldout.",
-        )
+    _refuse_few(requests)
     by_length = sorted(requests, key=lambda request: (-len(request.ids), request.name))[:RUNS]
     spec = f"recipe:{model}"
     return calibrate_apart(
@@ -51,3 +55,13 @@ def calibrate_recipe(
         requests=[Request(request.name, request.ids[:longest]) for request in by_length],
         on_step=on_step,
     )
+
+
+def _refuse_few(requests: Sequence[Request]) -> None:
+    if len(requests) < LEAST:
+        raise UsageError(
+            place="calibration of a noise floor",
+            expected=f"at least {LEAST} prompts, each of its own document and name, besides the one that is judged",
+            found=str(len(requests)),
+            next_step='Name prompt files, {"name": ..., "ids": [...]} each, or a folder of them, as fixtures/heldout.',
+        )
