@@ -124,3 +124,23 @@ def _import(module: str, what: str) -> Any:
             found=str(error),
             next_step="Install the extra that brings it (hf, triton, http), or put its folder on PYTHONPATH.",
         ) from error
+
+
+def refuse_missing_model(spec: str) -> None:
+    """Refuse, before anything is imported or opened, `NAME:MODEL` whose model is a path to nothing.
+
+    A path is what is absolute, begins with `.` or `~`, or begins with a folder that exists; any other text may be the
+    name that a runner gives to a model. Raises UsageError.
+    """
+    name, _, model = spec.partition(":")
+    path = Path(model).expanduser()
+    below = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+    is_path = path.is_absolute() or model.startswith((".", "~")) or below
+    if "://" in model or not is_path or path.exists():
+        return
+    raise UsageError(
+        place=f"{name}:{model}",
+        expected="a model's folder or file",
+        found="nothing at that path",
+        next_step="Check the path; relative ones start at the current folder.",
+    )

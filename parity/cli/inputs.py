@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from parity.errors import RunnerError, UsageError
-from parity.promptfile import read_prompt
-from parity.runner import Request
+
+if TYPE_CHECKING:
+    from parity.runner import Request
 
 Options = Annotated[
     list[str] | None, typer.Option("--option", "-o", help="An option of the runner, KEY=VALUE; repeat for more.")
@@ -26,6 +27,10 @@ def read_request(prompt: Path | None, ids: str | None, *, model: str | None = No
 
     FILE is JSON when it ends in .json, else text for the tokenizer of the folder `model`, where there is one.
     """
+    # Runners bring torch, which takes seconds: a command line that asks for help or names no model must not wait.
+    from parity.promptfile import read_prompt
+    from parity.runner import Request
+
     if (prompt is None) == (ids is None):
         raise UsageError(
             place="prompt",
@@ -47,6 +52,8 @@ def tokenize_file(prompt: Path, model: Path) -> Request:
     Raises UsageError for a file that is no text or is empty, and for a folder without a tokenizer, RunnerError without
     the `tokenizers` library.
     """
+    from parity.runner import Request
+
     path = model / "tokenizer.json"
     try:
         text = prompt.read_text(encoding="utf-8")

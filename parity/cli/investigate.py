@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from parity.cli.app import AsJson, app, print_json
 from parity.cli.inputs import Ids, Options, PromptFile, parse_options, read_request
+from parity.registry import refuse_missing_model
 
 
 @app.command()
@@ -59,6 +60,8 @@ def investigate(
     --prompt fixtures/prompts/extra-multiprocessing-forkserver-768.json --floor fixtures/floors/fp8_block.json
     --option fault=moe_tile_truncation --out case-1
     """
+    for spec in (sut, oracle):
+        refuse_missing_model(spec)  # before anything is imported that takes seconds
     from parity.climb import investigate as climb
     from parity.climb.ask import ask_case
     from parity.climb.estimate import estimate_case

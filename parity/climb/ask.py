@@ -9,6 +9,7 @@ from typing import Any
 from parity.climb.case import NEW_TOKENS, TRACE, Case
 from parity.errors import UsageError
 from parity.prompt import read_conversation, read_fed
+from parity.registry import refuse_missing_model
 from parity.runner import Request, Schedule
 from parity.trace import open_trace
 
@@ -35,8 +36,18 @@ def ask_case(
 
     Where nothing is said: the emulation is `recipe:` on the oracle's model, an oracle of Hugging Face computes in
     float32, the request of a trace is the trace's own, and the engine's model folder holds template and tokenizer.
-    Raises UsageError for an engine without a prompt, ids without messages, and what reading the files raises.
+    Raises UsageError for an engine without a prompt, ids without messages, a model or floor that is not there, and what
+    reading the files raises.
     """
+    for spec in (sut, oracle, *(() if emulation is None else (emulation,))):
+        refuse_missing_model(spec)
+    if floor is not None and not floor.is_file():
+        raise UsageError(
+            place=str(floor),
+            expected="the file of a noise floor",
+            found="none",
+            next_step="Check the path; `parity floor calibrate` makes one.",
+        )
     model = oracle.partition(":")[2]
     if request is None and sut.startswith(TRACE):
         run = open_trace(sut.removeprefix(TRACE)).run

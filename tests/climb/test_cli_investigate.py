@@ -15,6 +15,8 @@ import pytest
 
 from parity.climb import Case
 from parity.climb.rungs import RUNGS
+from parity.errors import UsageError
+from parity.registry import refuse_missing_model
 from tests.cli.conftest import Command, Ended
 
 HERE = Path(__file__).resolve().parent
@@ -171,3 +173,43 @@ def test_what_cannot_be_investigated_is_refused(
 def test_a_report_of_no_investigation_is_refused(parity: Command, tmp_path: Path):
     ended = parity("report", tmp_path)
     assert (ended.code, "parity investigate" in ended.err) == (2, True)
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_is_opened(tmp_path: Path):
+    """In a process of its own: what was imported is told by it."""
+    program = (
+        "import sys; sys.argv = sys.argv[1:]\n"
+        "from parity.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, 'torch' in sys.modules, 'transformers' in sys.modules)\n"
+    )
+    given = [
+        "parity",
+        "investigate",
+        "--sut",
+        f"triton:{tmp_path}",
+        "--oracle",
+        f"hf:{tmp_path}/none",
+        "--ids",
+        "1,2,3",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *given, "--out", str(tmp_path / "out")], capture_output=True, text=True,
+        check=False, cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert done.stdout.split() == ["2", "False", "False"], done.stderr
+    assert "nothing at that path" in " ".join(done.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spec", ["hf:org/name", "http:http://127.0.0.1:1", "triton:model", "recipe"])
+def test_what_is_no_path_is_left_to_the_runner(spec: str):
+    refuse_missing_model(spec)
+
+
+@pytest.mark.parametrize("spec", ["hf:/nowhere/model", "hf:./nowhere", "trace:~/nowhere", "hf:fixtures/models/nowhere"])
+def test_a_path_that_leads_nowhere_is_refused(spec: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    with pytest.raises(UsageError, match="nothing at that path"):
+        refuse_missing_model(spec)
