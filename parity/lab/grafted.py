@@ -95,7 +95,7 @@ def _grafts(
         recipe, replay = bench.info.recipe.name, bench.replay
         made: list[Any] = replay_grafts(
             sites, graph=replay.family, layers=bench.run.layers, inner=bench.info.inner, oracle=bench.emulation,
-            recipe=recipe,
+            recipe=recipe, unobservable=bench.run.unobservable,
         )  # fmt: skip
         return made, 0
     if donor not in DONORS:

@@ -211,7 +211,7 @@ def prove(
         oracle_trace(oracle, trace) if truth is None else truth,
         sites,
         graph,
-        info.inner,
+        info.inner | trace.run.unobservable,
         floor,
         schedule,
     )
@@ -219,7 +219,13 @@ def prove(
     mended, unmasked = list(sites), {}
     for _ in range(UNMASKING_ROUNDS):
         grafts = replay_grafts(
-            mended, graph=graph, layers=layers, inner=info.inner, oracle=emulation, recipe=info.recipe.name
+            mended,
+            graph=graph,
+            layers=layers,
+            inner=info.inner,
+            oracle=emulation,
+            recipe=info.recipe.name,
+            unobservable=trace.run.unobservable,
         )
         healed = sut.forward([request], schedule=schedule, capture=CapturePlan(), graft=grafts)
         replaced = [(graft.layer, graft.stage) for graft in grafts]

@@ -60,18 +60,27 @@ class ReplayGraft:
 
 
 def replay_grafts(
-    sites: Sequence[Site], *, graph: Family, layers: int, inner: Collection[str], oracle: Opening, recipe: str
+    sites: Sequence[Site],
+    *,
+    graph: Family,
+    layers: int,
+    inner: Collection[str],
+    oracle: Opening,
+    recipe: str,
+    unobservable: Collection[str] = (),
 ) -> list[ReplayGraft]:
     """Grafts that put the oracle's replay in place of the SUT's own work at `sites`, all of them jointly.
 
     layers: of the model. inner: stages that cannot be replaced; the stages that read them are, through a span.
+    unobservable: stages that cannot even be shown: what they read is read in their place.
     Raises UsageError for a stage that the family does not have.
     """
     grafts = []
     for layer in dict.fromkeys(layer for layer, _ in sites):
         asked = {graph.stage(stage).name for at, stage in sites if at == layer}
         for stage, span in replaced_spans(asked, graph=graph, layer=layer, inner=inner).items():
-            reads = [graph.resolve(layer, name, layers=layers) for s in span for name in graph.stage(s).inputs]
+            shown = [name for s in span for name in _shown_inputs(s, graph, unobservable)]
+            reads = [graph.resolve(layer, name, layers=layers) for name in shown]
             hidden = [(layer, name) for name in span[:-1]]
             needs = tuple(dict.fromkeys([*reads, *hidden]))
             history = any(graph.stage(name).state for name in span)
@@ -93,6 +102,14 @@ def replaced_spans(
         if node.name in asked or before:
             (hidden if node.name in inner else spans)[node.name] = (*before, node.name)
     return spans
+
+
+def _shown_inputs(stage: str, graph: Family, unobservable: Collection[str]) -> list[str]:
+    """What a stage reads, the inputs of those that cannot be shown in their place."""
+    found: list[str] = []
+    for name in graph.stage(stage).inputs:
+        found += _shown_inputs(name, graph, unobservable) if name in unobservable else [name]
+    return found
 
 
 def _put(into: torch.Tensor, rows: Rows, request: int, values: torch.Tensor, first: int) -> None:

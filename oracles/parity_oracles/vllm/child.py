@@ -16,7 +16,16 @@ import parity
 import parity_oracles
 from parity.errors import RunnerError
 from parity.records import Run
-from parity.runner import CapturePlan, Generation, Request, RunnerInfo, Schedule, check_schedule
+from parity.runner import (
+    CapturePlan,
+    ComputedGraft,
+    Generation,
+    Graft,
+    Request,
+    RunnerInfo,
+    Schedule,
+    check_schedule,
+)
 from parity.trace import MemoryTrace, Trace, open_trace
 from parity_oracles.vllm.wire import (
     decode_error,
@@ -27,6 +36,7 @@ from parity_oracles.vllm.wire import (
     read_line,
     write_line,
 )
+from parity_oracles.vllm.wire_grafts import encode_grafts
 
 WORKER = "parity_oracles.vllm.worker"
 
@@ -98,11 +108,12 @@ class ChildRunner:
         *,
         schedule: Schedule = Schedule(),
         capture: CapturePlan | None = None,
-        graft: Sequence[Any] = (),
+        graft: Sequence[Graft | ComputedGraft] = (),
     ) -> Trace:
         """As the runner inside; a trace that is not kept on disk is read into memory."""
         self._refuse(requests, schedule, graft)
         folder = None
+        capture = CapturePlan(stages=("logits",)) if capture is None and graft else capture
         if capture is not None:
             self._traces += 1
             folder = capture.out or (
@@ -110,7 +121,7 @@ class ChildRunner:
             )
             folder = None if folder is None else folder.resolve()
         asked = {"requests": encode_requests(requests), "schedule": encode_schedule(schedule)}
-        self._ask({"do": "forward", **asked, "plan": encode_plan(capture, folder)})
+        self._ask({"do": "forward", **asked, "plan": encode_plan(capture, folder), "grafts": self._sent(graft)})
         if capture is None or folder is None or capture.mode == "stats":
             return MemoryTrace(self._empty_run(requests), (), {})
         trace = open_trace(folder)
@@ -125,7 +136,7 @@ class ChildRunner:
         *,
         max_new_tokens: int,
         schedule: Schedule = Schedule(),
-        graft: Sequence[Any] = (),
+        graft: Sequence[Graft | ComputedGraft] = (),
         sampling: Any = None,
     ) -> Generation:
         """As the runner inside."""
@@ -134,7 +145,7 @@ class ChildRunner:
             raise self._wrong("greedy decoding", repr(sampling), "Leave sampling out.")
         made = self._ask({
             "do": "generate", "requests": encode_requests([request]), "schedule": encode_schedule(schedule),
-            "new": max_new_tokens,
+            "new": max_new_tokens, "grafts": self._sent(graft),
         })  # fmt: skip
         return Generation(tuple(made["ids"]), made["text"], made["sampler"])
 
@@ -209,11 +220,14 @@ class ChildRunner:
             hyper=info.hyper,
         )
 
-    def _refuse(self, requests: Sequence[Request], schedule: Schedule, graft: Sequence[Any]) -> None:
+    def _refuse(self, requests: Sequence[Request], schedule: Schedule, graft: Sequence[object]) -> None:
         """What does not cross the pipe is refused here, lest it be left out in silence."""
         check_schedule(schedule, requests, can=self._info.can, runner="vllm")
-        if graft:
-            raise self._wrong("no graft: nothing in vLLM can be replaced", f"{len(graft)}", "Graft into the oracle.")
+        if graft and "graft" not in self._info.can:
+            raise self._wrong("an engine that takes grafts", f"{len(graft)} of them", "Leave enforce_eager on.")
+
+    def _sent(self, graft: Sequence[Graft | ComputedGraft]) -> dict[str, Any] | None:
+        return encode_grafts(graft, Path(self._folder.name) / "grafts.safetensors") if graft else None
 
     def _died(self) -> RunnerError:
         code = self._process.wait()

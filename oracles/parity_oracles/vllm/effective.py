@@ -8,6 +8,9 @@ from parity.records import Recipe
 
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
+ROUNDING = {"bf16": "bf16_vllm"}
+"""Recipes that say where vLLM's kernels round, by the dtype of the model."""
+
 
 def effective_hyper(model: Any, config: Any, family: str) -> dict[str, Any]:
     """Hyper-parameters by the names of the other runners, as the model's modules hold them.
@@ -51,7 +54,8 @@ def effective_hyper(model: Any, config: Any, family: str) -> dict[str, Any]:
 def recipe_of(config: Any) -> Recipe:
     """The precision recipe as vLLM states it: formats of weights, activations and cache.
 
-    A quantized model is named by vLLM's name of the method; a block-scaled FP8 checkpoint is `fp8_block`.
+    A quantized model is named by vLLM's name of the method; a block-scaled FP8 checkpoint is `fp8_block`. In BF16 it is
+    `bf16_vllm` (parity_oracles/recipes/vllm.py).
     """
     model = config.model_config
     dtype = str(model.dtype).removeprefix("torch.")
@@ -60,5 +64,6 @@ def recipe_of(config: Any) -> Recipe:
     cache = short if cache == "auto" else cache
     quantized = model.quantization
     section = getattr(model.hf_text_config, "quantization_config", None) or {}
-    name = "fp8_block" if quantized == "fp8" and section.get("weight_block_size") else quantized or short
+    own = ROUNDING.get(short, short)
+    name = "fp8_block" if quantized == "fp8" and section.get("weight_block_size") else quantized or own
     return Recipe(name, quantized or short, quantized or short, short, "fp32", cache, short)

@@ -100,6 +100,10 @@ class Engine:
             self._scheduler.max_num_scheduled_tokens = min(self._chunk, self._most) if alone else self._most
         return self._core.step()
 
+    def abort(self, names: Sequence[str]) -> None:
+        """Take unfinished requests out of the engine, after an error in one of its steps."""
+        self._core.abort_request(list(names))
+
     def forget_prefixes(self) -> None:
         """Empty the prefix cache."""
         self.llm.reset_prefix_cache()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,9 @@ from parity.probes import Recorder
 from parity.records import Run
 from parity.runner import (
     CapturePlan,
+    ComputedGraft,
     Generation,
+    Graft,
     Request,
     RunnerInfo,
     Schedule,
@@ -27,10 +30,11 @@ from parity_oracles.vllm.batch import Batch, Feeding, Group, Progress, read_batc
 from parity_oracles.vllm.effective import effective_hyper, recipe_of
 from parity_oracles.vllm.engine import Engine
 from parity_oracles.vllm.experts import APART, offers_experts
-from parity_oracles.vllm.tap import HEAD, LOGITS, Step, Tap, Told
+from parity_oracles.vllm.live import INNER, Live
+from parity_oracles.vllm.tap import HEAD, IDS, LOGITS, Step, Tap, Told
 
 CAN = frozenset({"forward", "generate", "chunk"})
-IDS = "moe.topk_ids"
+GRAFTS = frozenset({"graft"})
 
 
 class VllmRunner:
@@ -41,6 +45,7 @@ class VllmRunner:
     `Schedule(chunk=n)` sets the scheduler's limit of a prefill step; `Schedule(decode=n)` feeds the last n ids as the
     engine's own decode steps, its choice replaced by the given id. `Request(cached=n)` has the first n ids computed
     before, unseen, and taken from the prefix cache: those rows are absent, and the run says so (`flags["absent"]`).
+    With grafts the requests run one after the other; see parity_oracles.vllm.live.
     """
 
     def __init__(
@@ -94,14 +99,14 @@ class VllmRunner:
             lineage=lineage_of(self.folder),
             environment=capture_environment(device=device),
             stages=tuple(name for name in self._stage_names if name in shown),
-            can=CAN,
-            inner=frozenset(shown),
+            can=CAN | GRAFTS if self._eager else CAN,
+            inner=frozenset(INNER) & shown if self._eager else frozenset(shown),
             sampler={"greedy": True},
         )
 
     def describe(self) -> RunnerInfo:
-        """Family, hyper-parameters as its modules hold them, recipe, lineage, and what can be seen; nothing of it can
-        be grafted (`inner`)."""
+        """Family, hyper-parameters as its modules hold them, recipe, lineage, what can be seen, and what of it cannot
+        be replaced (`inner`)."""
         return self._info
 
     def forward(
@@ -110,9 +115,10 @@ class VllmRunner:
         *,
         schedule: Schedule = Schedule(),
         capture: CapturePlan | None = None,
-        graft: Sequence[Any] = (),
+        graft: Sequence[Graft | ComputedGraft] = (),
     ) -> Trace:
-        """Run the requests together and return what was captured: nothing when `capture` is None.
+        """Run the requests together and return what was captured: nothing when `capture` is None, but for the logits
+        when there are grafts.
 
         Raises UsageError for ids outside the vocabulary or too many of them, RunnerError for what `can` does not hold
         and for a prefix that the engine did not take from its cache as asked, ProbeError for a declared tensor that did
@@ -124,14 +130,16 @@ class VllmRunner:
         )
         self._fill_cache(requests)
         run = self._run(requests, schedule)
-        if capture is None:
-            self._feed(requests, feeding, schedule, None, frozenset())
+        if capture is None and not graft:
+            self._feed(requests, feeding, schedule, None, frozenset(), live=False)
             return MemoryTrace(run, (), {})
-        recorder = Recorder(capture, run)
+        recorder = Recorder(capture or CapturePlan(stages=("logits",)), run, graft)
         with recorder:
-            wanted = frozenset(recorder.run.declared)
-            self._feed(requests, feeding, schedule, recorder, wanted)
-        return MemoryTrace(run, (), {}) if capture.mode == "stats" else recorder.trace()
+            asked = {(one.layer, one.stage) for one in graft}
+            read = {site for one in graft if not isinstance(one, Graft) for site in one.needs}
+            wanted = frozenset(recorder.run.declared) | asked | read
+            self._feed(requests, feeding, schedule, recorder, wanted, live=bool(graft))
+        return MemoryTrace(run, (), {}) if capture is not None and capture.mode == "stats" else recorder.trace()
 
     def generate(
         self,
@@ -139,10 +147,11 @@ class VllmRunner:
         *,
         max_new_tokens: int,
         schedule: Schedule = Schedule(),
-        graft: Sequence[Any] = (),
+        graft: Sequence[Graft | ComputedGraft] = (),
         sampling: Any = None,
     ) -> Generation:
-        """The engine's own greedy continuation; end-of-text ids do not stop it."""
+        """The engine's own greedy continuation; end-of-text ids do not stop it. With grafts every step is a run of its
+        own over all ids so far, and the choice is the lab's: the largest logit, ties to the lower id."""
         self._check([request], schedule, graft, max_new_tokens)
         if sampling is not None and not sampling.greedy:
             raise _cannot("greedy decoding", repr(sampling), "Leave sampling out.")
@@ -150,11 +159,24 @@ class VllmRunner:
             raise _cannot("a plain prompt", f"decode={schedule.decode}, cached={request.cached}", "Leave them out.")
         if not max_new_tokens:
             return Generation((), sampler={"greedy": True})
+        if graft:
+            return self._generate_grafted(request, max_new_tokens, schedule, graft)
         with self.engine.chunked(schedule.chunk):
             self._add(request.ids, max_new_tokens)
             answers = self._drain("generate", max_new_tokens)
         (answer,) = answers.values()
         return Generation(tuple(answer.outputs[0].token_ids), None, {"greedy": True})
+
+    def _generate_grafted(
+        self, request: Request, new: int, schedule: Schedule, graft: Sequence[Graft | ComputedGraft]
+    ) -> Generation:
+        made: list[int] = []
+        for step in range(new):
+            fed = Request(request.name, (*request.ids, *made))
+            trace = self.forward([fed], schedule=Schedule(chunk=schedule.chunk, decode=step), graft=graft)
+            last = trace.tensor(trace.select(stage="logits")[-1])[-1]
+            made.append(int(last.argmax()))
+        return Generation(tuple(made), None, {"greedy": True})
 
     def close(self) -> None:
         """End the engine."""
@@ -179,15 +201,21 @@ class VllmRunner:
         schedule: Schedule,
         recorder: Recorder | None,
         wanted: frozenset[tuple[int | None, str]],
+        *,
+        live: bool,
     ) -> None:
         known: dict[str, int] = {}
         progress = Progress(feeding)
+        grafting = Live(recorder, progress, feeding) if live and recorder is not None else None
         with self.engine.packed() as packed, self.engine.chunked(schedule.chunk):
 
             def batch(positions: torch.Tensor, ids: torch.Tensor | None) -> Batch:
                 now = packed()
                 by_engine = {name: known[_asked_name(name)] for name in now.names if _asked_name(name) in known}
-                return read_batch(now.names, now.counts, positions, ids, known=by_engine, feeding=feeding)
+                found = read_batch(now.names, now.counts, positions, ids, known=by_engine, feeding=feeding)
+                if grafting is not None:
+                    grafting.begin(found)
+                return found
 
             def force(batch: Batch, row: int) -> int | None:
                 request, position = int(batch.rows.request[row]), int(batch.rows.position[row])
@@ -196,28 +224,43 @@ class VllmRunner:
                 return ids[position + 1] if inside else None
 
             def done(step: Step) -> None:
-                for group in progress.groups(step.batch):
+                for group in [grafting.group] if grafting is not None else progress.groups(step.batch):
                     _check_chunk(group, step.batch, schedule.chunk)
                     if recorder is not None:
-                        self._record(recorder, step, group, feeding)
+                        self._record(recorder, step, group, feeding, grafting)
 
-            with self.tap.installed(Told(batch, done, force), self._needed(wanted)):
+            told = Told(batch, done, force, None if grafting is None else grafting.show)
+            with self._aborting(known), self.tap.installed(told, self._needed(wanted)):
+                answers, total = {}, sum(len(r.ids) for r in requests)
                 for number, (request, prompt) in enumerate(zip(requests, feeding.prompts, strict=True)):
                     name = self._add(request.ids[:prompt], schedule.decode + 1, prompt_logits=not request.cached)
                     known[name] = number
-                answers = self._drain("forward", sum(len(r.ids) for r in requests))
+                    if live:
+                        answers |= self._drain("forward", total)
+                answers |= self._drain("forward", total)
             for name, number in known.items():
                 _check_cached(requests[number], answers[name], progress.first_rows().get(number))
+
+    @contextmanager
+    def _aborting(self, known: Mapping[str, int]) -> Iterator[None]:
+        """An error inside a step leaves its requests in the engine, where the next run would meet them."""
+        try:
+            yield
+        except BaseException:
+            self.engine.abort(list(known))
+            raise
 
     def _needed(self, wanted: frozenset[tuple[int | None, str]]) -> frozenset[tuple[int | None, str]]:
         """`wanted`, and the ids of every layer of which expert rows are wanted: they say whose rows those are."""
         return wanted | {(layer, IDS) for layer, stage in wanted if term(stage).axes[0] == "R"}
 
-    def _record(self, recorder: Recorder, step: Step, group: Group, feeding: Feeding) -> None:
+    def _record(self, recorder: Recorder, step: Step, group: Group, feeding: Feeding, live: Live | None) -> None:
         rows = step.batch.rows.take(group.index)
-        probe = recorder.step(
-            phase=group.phase, step=group.step, chunk=group.chunk, rows=rows, last_position=feeding.last_position
-        )
+        probe = None if live is None else live.probe
+        if probe is None:
+            probe = recorder.step(
+                phase=group.phase, step=group.step, chunk=group.chunk, rows=rows, last_position=feeding.last_position
+            )
         index = torch.from_numpy(group.index)
         for site in recorder.run.declared:
             layer, stage = site
@@ -227,8 +270,8 @@ class VllmRunner:
                 table = [step.logits[row][:width] for row in seen]
                 shown = torch.stack(table) if table else torch.empty(0, width)
                 at = {row: n for n, row in enumerate(group.index.tolist())}
-                probe(stage, shown, layer, rows=rows.take(_indices([at[row] for row in seen])))
-            elif site in step.tensors:
+                probe(stage, shown, layer, rows=rows.take(_indices([at[row] for row in seen])), replaceable=False)
+            elif site in step.tensors and live is None:
                 tensor = step.tensors[site]
                 shown = tensor[index.to(tensor.device)]
                 if term(stage).axes[0] == "R":
@@ -270,8 +313,14 @@ class VllmRunner:
         most = self.hyper["max_positions"] - 1
         check_requests(requests, schedule, vocab=self.hyper["vocab"], max_positions=most, new_tokens=new_tokens)
         check_schedule(schedule, requests, can=CAN, runner="vllm")
-        if graft:
-            raise _cannot("an ability among " + ", ".join(sorted(CAN)), "a graft", "Graft into the oracle instead.")
+        if graft and not self._eager:
+            raise _cannot("an ability among " + ", ".join(sorted(CAN)), "a graft", "Leave enforce_eager on.")
+        inside = sorted({one.stage for one in graft} & (set(INNER) | set(self.unobservable)))
+        if inside:
+            why = INNER.get(inside[0]) or self.unobservable[inside[0]]
+            raise _cannot("stages that can be replaced", f"a graft at {inside[0]}: {why}", "Graft at what reads it.")
+        if graft and any(request.cached for request in requests):
+            raise _cannot("requests without a cached prefix", "a graft beside one", "Leave cached out.")
         caching = bool(self.engine.config.cache_config.enable_prefix_caching)
         for request in requests:
             if request.cached and (not caching or request.cached >= len(request.ids) - schedule.decode):

@@ -22,6 +22,7 @@ from parity_oracles.vllm.experts import APART, ROUTER, wrap_experts
 
 Site = tuple[int | None, str]
 LOGITS: Site = (None, "logits")
+IDS = "moe.topk_ids"
 HEAD = "compute_logits"
 """Not a module of vLLM's: the method of the model that its LM head is reached by."""
 
@@ -43,11 +44,14 @@ class Told:
 
     batch: the packed batch of the step that begins, from its positions and ids. done: a step that is complete.
     force: the id that must follow a row of the batch, None where the engine chooses.
+    live: told of every tensor while the engine waits for it, and may write into it; a site, its tensor, whether that is
+    a view of the engine's own, the batch and, for expert rows, the ids of the router.
     """
 
     batch: Callable[[torch.Tensor, torch.Tensor | None], Batch]
     done: Callable[[Step], None]
     force: Callable[[Batch, int], int | None]
+    live: Callable[[Site, torch.Tensor, bool, Batch, torch.Tensor | None], None] | None = None
 
 
 class Tap:
@@ -133,7 +137,11 @@ class Tap:
             if term(stage).axes[0] == "R":
                 tensor = tensor.unflatten(0, (-1, self.sizes["S"]))
             # Rows beyond the batch are padding.
-            step.tensors[site] = _copied(tensor[:rows])
+            shown = tensor[:rows]
+            if self._told is not None and self._told.live is not None:
+                own = _is_part(shown, value)
+                self._told.live(site, shown, own, step.batch, step.tensors.get((source.layer, IDS)))
+            step.tensors[site] = _copied(shown)
 
     def _begin(self, _module: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
         assert self._told is not None
@@ -184,6 +192,13 @@ class Tap:
 
         self.model.compute_logits = compute_logits
         return lambda: delattr(self.model, "compute_logits")
+
+
+def _is_part(tensor: torch.Tensor, value: Any) -> bool:
+    """True when `tensor` lies in the memory of one of the tensors in `value`."""
+    given = value if isinstance(value, (tuple, list)) else (value,)
+    at = tensor.untyped_storage().data_ptr()
+    return any(isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() == at for one in given)
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from parity_oracles.vllm.wire import (
     read_line,
     write_line,
 )
+from parity_oracles.vllm.wire_grafts import decode_grafts
 
 
 def answer(runner: Any, message: dict[str, Any]) -> Any:
@@ -36,16 +37,23 @@ def answer(runner: Any, message: dict[str, Any]) -> Any:
             decode_requests(message["requests"]),
             schedule=decode_schedule(message["schedule"]),
             capture=decode_plan(message["plan"]),
+            **_grafts(message),
         )
         return None
     if what == "generate":
         (request,) = decode_requests(message["requests"])
         schedule = decode_schedule(message["schedule"])
-        made = runner.generate(request, max_new_tokens=message["new"], schedule=schedule)
+        made = runner.generate(request, max_new_tokens=message["new"], schedule=schedule, **_grafts(message))
         return {"ids": list(made.ids), "text": made.text, "sampler": dict(made.sampler)}
     if what == "scale_parameter":
         return runner.scale_parameter(message["name"], message["index"], message["factor"])
     raise ValueError(f"no such message: {what!r}")
+
+
+def _grafts(message: dict[str, Any]) -> dict[str, Any]:
+    """The grafts of a call, where it has some."""
+    grafts = decode_grafts(message.get("grafts"))
+    return {"graft": grafts} if grafts else {}
 
 
 def serve(messages: BinaryIO, answers: BinaryIO, open_runner: Callable[..., Any]) -> None:

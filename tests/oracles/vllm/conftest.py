@@ -226,6 +226,10 @@ class ToyEngine:
                 )
         return answers
 
+    def abort(self, names: Any) -> None:
+        for name in names:
+            self._queue.pop(f"{name}-xyz", None)
+
     def forget_prefixes(self) -> None:
         self._cache.clear()
 

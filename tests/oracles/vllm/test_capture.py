@@ -173,7 +173,9 @@ def test_a_parameter_that_is_not_there_is_refused(toy):
 def test_what_it_cannot_do_is_refused(toy):
     runner = toy()
     with pytest.raises(RunnerError, match="a graft"):
-        runner.forward([Request("a", A)], graft=[Graft(0, "attn.q", torch.zeros(1), None)])  # pyright: ignore[reportArgumentType]
+        toy(eager=False).forward([Request("a", A)], graft=[Graft(0, "attn.q", torch.zeros(1), None)])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(RunnerError, match="beside"):
+        runner.forward([Request("a", A, cached=4)], graft=[Graft(0, "attn.q", torch.zeros(1), None)])  # pyright: ignore[reportArgumentType]
     with pytest.raises(RunnerError, match="slots"):
         runner.forward([Request("a", A)], schedule=Schedule(slots=(1,)))
 
