@@ -75,7 +75,8 @@ class RecipeRunner(Oracle):
             if stage.name == "logits" and last_only:
                 inputs = {name: x[-1:] for name, x in inputs.items()}
             keep = stage.name in CARRIED and self.arithmetic.vllm and not self.order.stepwise
-            kept = self.compute(stage.name, layer, inputs, positions, self.arithmetic, self.order, keep=keep)
+            given = (stage.name, layer, inputs, positions, self.arithmetic, self.order)
+            kept = self.compute(*given, keep=True) if keep else self.compute(*given)
             out = self.arithmetic.leave(kept) if keep else kept
             shown = out
             if probe is not None and stage.name not in self.arithmetic.inside:

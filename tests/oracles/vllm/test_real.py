@@ -110,7 +110,7 @@ def test_a_cached_prefix_is_absent_and_the_rest_is_right(single: Any, oracle: An
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_bf16_is_within_its_floor_until_an_expert_is_scaled(python: str, oracle: Any):
-    """Inherited errors hide the expert from the comparison of whole passes; on the kernel's own inputs it stands out."""
+    """Inherited errors hide the expert in a whole pass; on the kernel's own inputs it stands out."""
     floor = Floor.load(ROOT / "fixtures/floors/bf16_vllm.json")
     with open_runner(f"vllm:{MODEL}", python=python, dtype="bfloat16", max_model_len=256) as runner:
         found = compare_engine(oracle=oracle, sut=runner, requests=requests()[:2], floor=floor)
