@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,7 +195,10 @@ def _show_sampled(found: Any, as_json: bool) -> None:
     else:
         if found.sampler is not None:
             for name, (estimate, low, high) in found.sampler.estimates.items():
-                print(f"{name} as applied: {estimate:.3g}, 95 % {low:.3g} to {high:.3g}")
+                said = f"{estimate:.3g}, 95 % {low:.3g} to {high:.3g}"
+                if not isfinite(high - low):
+                    said = f"not known: too few ids came twice (95 % {low:.3g} to {high:.3g})"
+                print(f"{name} as applied: {said}")
             for name, pair in found.pairs.items():
                 print(f"{name}: {pair.sentence}")
         print(found.sentence)

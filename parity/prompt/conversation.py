@@ -27,7 +27,8 @@ class Conversation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.messages, (list, tuple)):
-            raise _no_messages(type(self.messages).__name__)
+            found = "none" if self.messages is None else f"a {type(self.messages).__name__}"
+            raise _no_messages(f"{found}; an object needs `messages`" if self.messages is None else found)
         if not self.messages:
             raise _no_messages("an empty list")
         for at, message in enumerate(self.messages):

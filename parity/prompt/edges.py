@@ -21,6 +21,8 @@ def first_token(case: Case) -> tuple[Explanation | None, Case]:
         return None, case
     right = case.fed((bos,) * begins[0] + got[begins[1] :])
     if begins[1] < begins[0]:
+        if begins[1] == 0 and case.sut.text.startswith(case.vocabulary.text((bos,))):
+            return None, case  # it is there, and spelled out
         return _of("bos_missing", case, bos, "the template writes it"), right
     if begins[1] > 1:
         writer = "the template writes it, and the tokenizer adds another" if begins[0] else "the template writes none"
@@ -48,9 +50,22 @@ def opening(case: Case) -> tuple[Explanation | None, Case]:
     behind = gaps[-1] if gaps is not None else case.sut.text[-2 * len(case.reference.text) :]
     if bare(header) in bare(behind) or bare(case.sut.text).endswith(bare(header)):
         return None, case
+    if gaps is not None and _opened_otherwise(case, bare(behind)):
+        return None, case
     said = f"The template opens the assistant's turn with {visible(case.opening)}; the SUT's prompt does not."
     found = Explanation("assistant_priming_missing", said, evidence={"opening": case.opening})
     return found, case.against(case.unprimed)
+
+
+def _opened_otherwise(case: Case, behind: str) -> bool:
+    """Whether something else stands where the template opens the assistant's turn, as `<|im_start|>bot` does."""
+    from parity.prompt.turns import THINKING
+
+    closed = case.gaps(case.unprimed.text)
+    if closed is None or not behind.startswith(bare(closed[-1])):
+        return False
+    rest = THINKING.sub("", behind[len(bare(closed[-1])) :])
+    return bool(rest.replace(case.folder.special.get("eos_token") or "", ""))
 
 
 def cut(case: Case) -> Explanation | None:
@@ -59,11 +74,12 @@ def cut(case: Case) -> Explanation | None:
     lost = len(want) - len(got)
     if lost <= 0 or not got:
         return None
+    ids = f"{lost} id is" if lost == 1 else f"{lost} ids are"
     if want[lost:] == got:
-        said = f"The first {lost} ids are cut off: the prompt was too long for a limit, or for a chunk."
+        said = f"The first {ids} cut off: the prompt was too long for a limit, or for a chunk."
         return Explanation("truncated_start", said, True, {"lost": lost})
     if want[: len(got)] == got and case.gaps(case.sut.text) is None:  # else only the opening of a turn is missing
-        return Explanation("truncated_end", f"The last {lost} ids are cut off.", True, {"lost": lost})
+        return Explanation("truncated_end", f"The last {ids} cut off.", True, {"lost": lost})
     return None
 
 

@@ -23,6 +23,16 @@ def described_tools(text: str) -> list[dict[str, Any]]:
 
 def _descriptions(text: str) -> list[tuple[dict[str, Any], str]]:
     """Each description with the text that it is written as."""
+    return [(value, raw) for value, raw in _objects(text) if _describes(value)]
+
+
+def _schemas(text: str) -> list[dict[str, Any]]:
+    """JSON schemas of objects, as formats that are no JSON themselves write a tool's parameters."""
+    return [value for value, _ in _objects(text) if value.get("type") == "object" and "properties" in value]
+
+
+def _objects(text: str) -> list[tuple[dict[str, Any], str]]:
+    """Outermost JSON objects with the text that each is written as."""
     found: list[tuple[dict[str, Any], str]] = []
     decoder = json.JSONDecoder()
     at = text.find("{")
@@ -34,8 +44,7 @@ def _descriptions(text: str) -> list[tuple[dict[str, Any], str]]:
         except (ValueError, RecursionError):
             at = text.find("{", at + 1)
             continue
-        if _describes(value):
-            found.append((value, text[at:end]))
+        found.append((value, text[at:end]))
         at = text.find("{", end)
     return found
 
@@ -64,6 +73,10 @@ def tools(case: Case) -> Explanation | None:
     if extra:
         told = f"The SUT's prompt describes {', '.join(extra)}, which the conversation does not give."
         return Explanation("tools_added", told, False, {"tools": extra})
+    schemas = [len(_schemas(text)) for text in (case.reference.text, case.sut.text, said)]
+    if not given and schemas[1] > schemas[0] + schemas[2]:
+        told = "The SUT's prompt describes a tool's parameters, and the conversation gives no tool."
+        return Explanation("tools_added", told, False, {"schemas": schemas[1] - schemas[0]})
     spoken = Counter({name: _mentions(said, name) for name in given})
     named = [name for name in given if _mentions(case.reference.text, name) > spoken[name]]
     lost = [name for name in named if _mentions(case.sut.text, name) <= spoken[name]]

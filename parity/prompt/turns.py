@@ -84,7 +84,9 @@ def delimiters(case: Case) -> list[Explanation]:
     first = other[0]
     said = f"The template writes {visible(first[0])} where the SUT has {visible(first[1]) or 'nothing'}."
     evidence = {"template": [a for a, _ in other][:4], "sut": [b for _, b in other][:4]}
-    written = {token for token in case.vocabulary.control.values() if any(token in gap for gap in want)}
+    # The token that begins a sequence delimits no turn, and a missing one has been put in its place by now.
+    begins = case.folder.special.get("bos_token")
+    written = {token for token in case.vocabulary.control.values() if any(token in gap for gap in want)} - {begins}
     marks = written or {bare(a) for a, _ in other}
     if not any(mark in bare(gap) for mark in marks for gap in got):
         who = "No delimiter of the template is in the SUT's prompt, and the messages are. " + said

@@ -277,6 +277,46 @@ def test_a_prompt_built_by_hand(engine: MakeEngine):
     assert {"assistant_priming_missing", "newline_missing"} <= set(names(found))
 
 
+ROLE = {"headers_with_date": "assistant", "no_system": "model", "chatml_thinking": "assistant"}
+
+
+@pytest.mark.parametrize("style", ROLE)
+def test_a_turn_opened_for_another_role_is_no_missing_opening(style: str, engine: MakeEngine):
+    case = engine(style)
+    head, _, tail = case.text.rpartition(ROLE[style])
+    found = case.fed(head + "bot" + tail)
+    assert names(found)[0] == "role_delimiters"
+    assert "bot" in found.explanations[0].sentence
+
+
+@pytest.mark.parametrize("style", ["headers_with_date", "no_system", "inst", "think_primed"])
+def test_a_prompt_of_plain_roles_where_the_template_begins_with_a_token(style: str, engine: MakeEngine):
+    """The missing first token is put right before the middle is read, and is no sign that the template was used."""
+    found = engine(style).fed(f"User: {USER['content']}\nAssistant:")
+    assert names(found)[0] == "template_file_ignored"
+    assert "bos_missing" in names(found)
+
+
+def test_a_first_token_that_is_spelled_out_is_not_missing(engine: MakeEngine):
+    case = engine("headers_with_date")
+    case.vocabulary.inner.encode_special_tokens = True
+    literal = case.vocabulary.encode(case.text)
+    case.vocabulary.inner.encode_special_tokens = False
+    assert names(case.of(literal))[0] == "tokenizer_settings"
+    start = case.vocabulary.encode(case.text)
+    letters = tuple(n for letter in "<s>" for n in case.vocabulary.encode(letter))
+    found = names(case.of((*letters, *start[1:])))
+    assert found[0] == "special_token_spelled_out"
+    assert "bos_missing" not in found
+
+
+def test_a_tool_that_nobody_gave_in_a_format_that_is_no_json(engine: MakeEngine):
+    case = engine("think_primed", [SYSTEM, USER])
+    schema = json.dumps(TOOL["function"]["parameters"])
+    described = f"{SYSTEM['content']}\n## Tools\n### read_stage\nReads a stage.\nParameters: {schema}\n"
+    assert names(case.fed(case.text.replace(SYSTEM["content"], described)))[0] == "tools_added"
+
+
 def test_a_cut_prompt_and_a_lost_message(engine: MakeEngine):
     case = engine("chatml_thinking", [SYSTEM, USER, REPLY, USER])
     assert names(case.of(case.ids[7:]))[0] == "truncated_start"
