@@ -37,6 +37,7 @@ def investigate(
     tokens: Annotated[int, typer.Option(min=1, help="New tokens of the continuation.")] = 16,
     chunk: Annotated[int | None, typer.Option(min=1, help="Prefill chunk.")] = None,
     knobs: Annotated[bool, typer.Option("--knobs", help="Cross the engine's variants with the symptom.")] = False,
+    check: Annotated[list[str] | None, typer.Option(help="Only this invariance in rung 3; repeatable.")] = None,
     claim: Annotated[str | None, typer.Option(help="A diagnosis that somebody made, to be tried.")] = None,
     option: Options = None,
     oracle_option: Annotated[
@@ -79,6 +80,7 @@ def investigate(
         new_tokens=tokens,
         chunk=chunk,
         knobs=knobs,
+        checks=check or (),
         claim=claim,
         sut_options=parse_options(option),
         oracle_options=parse_options(oracle_option, place="--oracle-option"),

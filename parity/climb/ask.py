@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parity.climb.case import NEW_TOKENS, TRACE, Case
+from parity.climb.case import CHECKED, NEW_TOKENS, TRACE, Case
 from parity.errors import UsageError
 from parity.prompt import read_conversation, read_fed
 from parity.registry import refuse_missing_model
@@ -28,6 +28,7 @@ def ask_case(
     new_tokens: int = NEW_TOKENS,
     chunk: int | None = None,
     knobs: bool = False,
+    checks: Sequence[str] = (),
     claim: str | None = None,
     sut_options: Mapping[str, Any] | None = None,
     oracle_options: Mapping[str, Any] | None = None,
@@ -36,8 +37,8 @@ def ask_case(
 
     Where nothing is said: the emulation is `recipe:` on the oracle's model, an oracle of Hugging Face computes in
     float32, the request of a trace is the trace's own, and the engine's model folder holds template and tokenizer.
-    Raises UsageError for an engine without a prompt, ids without messages, a model or floor that is not there, and what
-    reading the files raises.
+    Raises UsageError for an engine without a prompt, ids without messages, a model or floor that is not there, checks
+    that there are not, and what reading the files raises.
     """
     for spec in (sut, oracle, *(() if emulation is None else (emulation,))):
         refuse_missing_model(spec)
@@ -73,6 +74,14 @@ def ask_case(
             found="none",
             next_step="Save the messages of the request that was sent to the engine.",
         )
+    unknown = [name for name in checks if name not in CHECKED]
+    if unknown:
+        raise UsageError(
+            place="--check",
+            expected=f"an invariance of rung 3: {', '.join(CHECKED)}",
+            found=", ".join(unknown),
+            next_step="`parity invariants` tries others, each by itself.",
+        )
     options = dict(oracle_options or {})
     if oracle.startswith("hf:"):
         options.setdefault("dtype", "float32")
@@ -92,5 +101,6 @@ def ask_case(
         schedule=Schedule(chunk=chunk),
         new_tokens=new_tokens,
         knobs=knobs,
+        checks=tuple(checks),
         claim=claim,
     )

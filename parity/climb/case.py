@@ -14,6 +14,10 @@ TRACE = "trace:"
 
 NEW_TOKENS = 16
 
+CHECKED = ("coverage", "sums", "probes", "history", "poison", "chunks", "batch", "padding", "decode", "causality")
+"""Invariances of rung 3 in order; `repeat` is part of `history`, and relabelling and sister paths cost more than they
+rule out here."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -28,7 +32,7 @@ class Case:
     schedule: how the prompt is fed. new_tokens: of the continuation. floor: file of the noise floor.
     calibrate: prompt files and folders of them, from which a floor of the engine's recipe is made where none is given.
     claim: a diagnosis that somebody made and that is to be tried. knobs: turn the engine's variants one at a time where
-        rung 2 found a symptom.
+        rung 2 found a symptom. checks: names of the invariances that rung 3 tries; empty for all.
     """
 
     sut: str
@@ -47,6 +51,7 @@ class Case:
     new_tokens: int = NEW_TOKENS
     claim: str | None = None
     knobs: bool = False
+    checks: tuple[str, ...] = ()
     threads: int = 1
 
     @property

@@ -39,6 +39,9 @@ CONTROL_RUNGS = (4, 5, 6)
 """Of the engine without the fault: every stage chained and alone, and what follows. The rungs before them would take as
 long again as both texts and these."""
 
+CHECKS = ("coverage", "sums", "history")
+"""Of rung 3, what needs no run that the other rungs do not need; all ten take as long again as the rest."""
+
 NEW_TOKENS = 32
 """Of the texts that are shown, so that a loop is seen as one; the climb needs fewer. Interpreted, a decode step costs
 as much as 100 ids."""
@@ -138,6 +141,7 @@ def demo_case(fault: str | None) -> Case:
         request=demo_prompt(),
         floor=FIXTURES / "floors" / "fp8_block.json",
         sut_options={} if fault is None else {"fault": fault},
+        checks=CHECKS,
     )
 
 

@@ -187,6 +187,14 @@ def test_a_knob_that_clears_and_one_that_does_nothing_are_told_apart(climb_on: C
     assert set(found.results[3].numbers["knobs"]) == {"mlp.norm=reference", "attn.out=reference", "embed.out=reference"}
 
 
+def test_what_was_not_tried_is_not_ruled_out(climb_on: Climb):
+    rung = climb_on(skip=(0, 1, 2, 4, 5, 6, 7, 8), checks=("sums",)).results[3]
+    assert rung.status is Status.RULED_OUT
+    assert rung.rules_out == ("sums: broken",)
+    assert any(one.startswith("poison: ") and "left it out" in one for one in rung.leaves_open)
+    assert rung.forwards == 1
+
+
 def test_a_knob_that_helps_one_layer_and_hurts_another_is_no_cause():
     from types import SimpleNamespace
 

@@ -202,6 +202,8 @@ def test_a_case_needs_a_prompt_and_ids_need_their_messages(bf16_model: Path, tmp
         ask_case(**names, request=None)
     with pytest.raises(UsageError, match="--messages"):
         ask_case(**names, request=Request("r", (1, 2)), sut_ids=tmp_path / "ids.json")
+    with pytest.raises(UsageError, match="coverage"):
+        ask_case(**names, request=Request("r", (1, 2)), checks=("covrage",))
 
 
 def test_seconds_are_measured(climb_on: Climb):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from parity.climb.bench import Bench
+from parity.climb.case import CHECKED
 from parity.climb.knobs import Knob, turn_knobs
 from parity.climb.promises import beyond_rounding
 from parity.climb.rung import Cost, Rung, RungResult, Status
@@ -13,9 +14,6 @@ from parity.invariance import CHECKS, Invariance, Outcome, Subject, launch_cover
 from parity.invariance.record import not_run
 from parity.records import Finding
 from parity.runner import Request, Schedule
-
-CHECKED = ("coverage", "sums", "probes", "history", "poison", "chunks", "batch", "padding", "decode", "causality")
-"""In order; `repeat` is part of `history`, and relabelling and sister paths cost more than they rule out here."""
 
 CONTROLS = ("repeat", "causality")
 """What any oracle can be asked to keep: the comparison, and the machine, change no bit by themselves."""
@@ -67,6 +65,8 @@ def run(bench: Bench) -> RungResult:
         return INVARIANCES.result(Status.INCONCLUSIVE, said, **more)
     if not held:
         return INVARIANCES.result(Status.INCONCLUSIVE, "No check could be run and judged.", **more)
+    if bench.case.checks:
+        more["rules_out"] = tuple(f"{name}: broken" for name in held)
     return INVARIANCES.result(Status.RULED_OUT, f"Held: {', '.join(held)}.", **more)
 
 
@@ -84,7 +84,11 @@ def _examined(bench: Bench) -> list[Invariance]:
     subject = bench.subject
     if bench.fed[1] == Schedule():
         subject.keep(bench.case.request, bench.trace)
-    return [_check(name, subject) for name in CHECKED]
+    asked = bench.case.checks or CHECKED
+    return [
+        _check(name, subject) if name in asked else not_run(name, "nothing", "Whoever asked left it out.")
+        for name in CHECKED
+    ]
 
 
 def _check(name: str, subject: Subject) -> Invariance:
