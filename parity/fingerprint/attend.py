@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from parity.fingerprint.evidence import change_point
-from parity.fingerprint.field import ErrorField
+from parity.fingerprint.field import ErrorField, finite_values
+from parity.fingerprint.sums import squared_norm
 
 QUERIES = 48
 """Queries computed, evenly spread over the positions: what is looked for holds for all of them."""
+
+FEW, FAR_OFF = 4, -20.0
+"""Queries on which anything is tried first, and the share "explained" there below which it is let go: what leaves
+twenty times the error in some queries does not explain half of it in four times as many."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,10 @@ class Attention:
         """1/sqrt(K), which the oracle applies."""
         return 1 / math.sqrt(self.head_dim)
 
-    @property
+    @cached_property
     def error(self) -> float:
         """Energy of the error over the sampled queries."""
-        return float((self.sut - self.oracle).square().sum())
+        return squared_norm(self.sut - self.oracle)
 
     def fewer(self, count: int) -> Attention:
         """The same of every n-th query, at most `count`."""
@@ -55,8 +62,10 @@ class Attention:
         k = self.k if k is None else k
         queries, heads, width = self.q.shape
         groups = k.shape[1]
+        # Query heads of one key head are rows of one product: a broadcast would copy the keys for each.
         grouped = self.q.view(queries, groups, heads // groups, width).permute(1, 2, 0, 3)
-        return grouped @ k.permute(1, 2, 0)[:, None]
+        flat = grouped.reshape(groups, -1, width) @ k.permute(1, 2, 0)
+        return flat.view(groups, heads // groups, queries, len(k))
 
     def future(self) -> torch.Tensor:
         """[Q, T] bool: keys after each query, which causal attention hides."""
@@ -71,11 +80,22 @@ class Attention:
         v: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """[Q, H, K]: softmax(scale * scores) v over keys that are not `hidden` [Q, T]; 0 where all are."""
-        scores = self.scores() if scores is None else scores
+        return self.mixed(self.weights(self.scores() if scores is None else scores, scale=scale, hidden=hidden), v)
+
+    def weights(
+        self, scores: torch.Tensor, *, scale: float | None = None, hidden: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[G, J, Q, T]: softmax(scale * scores) over keys that are not `hidden` [Q, T]; 0 where all are."""
         hidden = self.future() if hidden is None else hidden
-        weights = (scores * (self.scale if scale is None else scale)).masked_fill(hidden, -math.inf).softmax(-1)
-        mixed = weights.nan_to_num(0.0) @ (self.v if v is None else v).transpose(0, 1)[:, None]
-        return mixed.permute(2, 0, 1, 3).reshape(self.q.shape)
+        weights = (scores * (self.scale if scale is None else scale)).masked_fill_(hidden, -math.inf).softmax(-1)
+        if bool(hidden.all(-1).any()):
+            weights = weights.nan_to_num(0.0)
+        return weights
+
+    def mixed(self, weights: torch.Tensor, v: torch.Tensor | None = None) -> torch.Tensor:
+        """[Q, H, K]: the values (the SUT's own) under such weights."""
+        mixed = weights.flatten(1, 2) @ (self.v if v is None else v).transpose(0, 1)
+        return mixed.view(*weights.shape[:3], -1).permute(2, 0, 1, 3).reshape(self.q.shape)
 
     def explained(
         self,
@@ -87,10 +107,11 @@ class Attention:
     ) -> float:
         """Share of the error that attention of these arguments explains, over the sampled queries; 0 where these have
         none."""
-        if not self.error > 0:
-            return 0.0
-        rest = self.sut - self.context(scale=scale, hidden=hidden, scores=scores, v=v)
-        return 1 - float(rest.square().sum()) / self.error
+        return self.explained_by(self.context(scale=scale, hidden=hidden, scores=scores, v=v))
+
+    def explained_by(self, context: torch.Tensor) -> float:
+        """Share of the error that a context [Q, H, K] explains; 0 where there is none."""
+        return 1 - squared_norm(self.sut - context) / self.error if self.error > 0 else 0.0
 
 
 def attention_of(field: ErrorField) -> Attention | None:
@@ -98,6 +119,15 @@ def attention_of(field: ErrorField) -> Attention | None:
 
     None as well without an error in the sampled queries.
     """
+    if field not in _KNOWN:
+        _KNOWN[field] = _sampled(field)
+    return _KNOWN[field]
+
+
+_KNOWN: weakref.WeakKeyDictionary[ErrorField, Attention | None] = weakref.WeakKeyDictionary()
+
+
+def _sampled(field: ErrorField) -> Attention | None:
     q, k, v = (field.inputs.get(name) for name in ("attn.q_rope", "attn.k_rope", "attn.v"))
     if field.stage != "attn.context" or q is None or k is None or v is None or not field.tokens:
         return None
@@ -108,7 +138,7 @@ def attention_of(field: ErrorField) -> Attention | None:
     if not np.array_equal(field.row_position, np.arange(field.tokens)):
         return None
     at = np.unique(np.linspace(0, field.tokens - 1, min(QUERIES, field.tokens)).round().astype(np.int64))
-    wide = [torch.nan_to_num(t.detach().to("cpu", torch.float32), 0.0, 0.0, 0.0) for t in (q, k, v)]
+    wide = [finite_values(t) for t in (q, k, v)]
     shape = field.sut.shape
     sut, oracle = field.x.view(shape)[at], field.y.view(shape)[at]
     attention = Attention(at, wide[0][at].contiguous(), wide[1], wide[2], sut, oracle)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from parity.fingerprint.attend import Attention, attention_of, first_wrong_query
+from parity.fingerprint.attend import FAR_OFF, FEW, Attention, attention_of, first_wrong_query
 from parity.fingerprint.causes import ATTENTION_REACH
 from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values
 from parity.fingerprint.field import ErrorField
@@ -43,8 +43,13 @@ def detect_attention_reach(field: ErrorField) -> Fingerprint | None:
         return None
     coarse = attention.fewer(COARSE)
     scores = coarse.scores()
+    few = coarse.fewer(FEW)
+    some = few.scores()
 
     def explained(mask: Mask, size: int) -> float:
+        first = few.explained(hidden=mask(few, size), scores=some)
+        if first < FAR_OFF:
+            return first
         return coarse.explained(hidden=mask(coarse, size), scores=scores)
 
     near = first_wrong_query(field)

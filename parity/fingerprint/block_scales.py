@@ -10,12 +10,17 @@ from parity.fingerprint.constant_ratio import ONE_FACTOR, scaled_slices, slice_k
 from parity.fingerprint.evidence import LEAST_SHARE, factor_gain, percent, reads_values, share_explained
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.sums import squared_norm
 from parity.fingerprint.weight import Projection, projections
 from parity.metrics import COLUMN_BLOCK
 from parity.records import Slice
 
 COARSER = 0.02
 """Share of the error that a coarser kind of slice may leave to a finer one."""
+
+SAMPLE = 64
+"""Rows of each projection that tell whether factors of blocks explain half of what they must: 64 rows of 128 columns
+for each block's one factor."""
 
 WORDS = {"expert": "experts", "columns": "blocks of 128 columns", "block": "blocks of 128 columns of an expert"}
 
@@ -71,10 +76,18 @@ def _by_weight(field: ErrorField) -> Fingerprint | None:
     grid = _grid(known[0]) if known else (0, 0)
     if grid[0] * grid[1] < 3 or grid[1] < 2:
         return None
+    few = [projection.fewer(SAMPLE) for projection in known]
+    scale = [len(p.rows) / len(q.rows) for p, q in zip(known, few, strict=True)]
+    error, size = (
+        sum(by * squared_norm(t[q.rows]) for by, q in zip(scale, few, strict=True)) for t in (field.d, field.x)
+    )
+    after = sum(by * _fit(field, q)[0] for by, q in zip(scale, few, strict=True))
+    if after > (1 - LEAST_SHARE / 2) * min(error, size):
+        return None
     rest, factors = field.energy, []
     for projection in known:
         left, table = _fit(field, projection)
-        rest += left - float(field.d[projection.rows].square().sum())
+        rest += left - squared_norm(field.d[projection.rows])
         factors.append(table)
     score = share_explained(field, rest)
     own = np.stack(factors)
@@ -126,6 +139,6 @@ def _fit(field: ErrorField, projection: Projection) -> tuple[float, np.ndarray]:
         gram = (basis @ basis.T).double()
         gram.diagonal().add_(1e-7 * float(gram.diagonal().sum()) + 1e-300)  # fp32 products leave 6e-8 of it as noise
         excess = torch.linalg.solve(gram, (basis @ wanted).double())
-        left += float((wanted - excess.float() @ basis).square().sum())
+        left += squared_norm(wanted - excess.float() @ basis)
         factors[i] = 1 + excess.numpy()
     return left, factors

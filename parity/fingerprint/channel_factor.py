@@ -20,9 +20,7 @@ def detect_channel_factor(field: ErrorField) -> Fingerprint | None:
     """
     if field.rows < FITTED:
         return None
-    yy = field.y.square().sum(0).double().numpy()
-    dy = (field.d * field.y).sum(0).double().numpy()
-    dd = field.d.square().sum(0).double().numpy()
+    yy, dy, dd = field.sums.columns
     gain = factor_gain(dy, yy)
     hit = (dd > 0) & ((dd - gain) * field.rows / (field.rows - 1) < (1 - LEAST_SHARE) * dd)
     hit &= collinear(yy, dy, dd)

@@ -9,6 +9,7 @@ from parity.fingerprint.causes import COLUMN_SEGMENT, COLUMNS_PERMUTED
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, UNRELATED, listed, percent, reads_values, share_explained
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.sums import squared_distance, squared_norm
 from parity.records import Slice
 
 FEW = 0.25
@@ -54,14 +55,16 @@ def detect_columns_exchanged(field: ErrorField) -> Fingerprint | None:
 def _columns(field: ErrorField, expert: int | None, rows: np.ndarray) -> Fingerprint | None:
     if len(rows) < FITTED or field.width < LEAST_WIDTH:
         return None
-    at = torch.from_numpy(rows)
-    y, d = field.y[at], field.d[at]
-    yy, dd = (t.square().sum(0).double().numpy() for t in (y, d))
+    if len(rows) == field.rows:
+        yy, _, dd = field.sums.columns
+    else:
+        yy, dd = (t[torch.from_numpy(rows)].square().sum(0).double().numpy() for t in (field.y, field.d))
     error = np.divide(dd, yy, out=np.zeros_like(dd), where=yy > 0)
     hot = np.flatnonzero(error > CONTRAST * max(float(np.median(error)), 1e-12))
     if not 0 < len(hot) <= FEW * field.width or dd[hot].sum() < LEAST_SHARE * field.energy:
         return None
-    x = field.x[at][:, hot]
+    at = torch.from_numpy(rows)
+    x, y = field.x[at][:, hot], field.y[at]
     unit = torch.nn.functional.normalize(y, dim=0)
     nearest = (torch.nn.functional.normalize(x, dim=0).T @ unit).argmax(1)
     left = (x - y[:, nearest]).square().sum(0).double().numpy()
@@ -97,7 +100,7 @@ def _reordered(field: ErrorField, expert: int | None, rows: np.ndarray) -> Finge
     if moved.sum() <= FEW * field.width or len(np.unique(source)) < (1 - FEW) * field.width:
         return None
     x, y = field.x[at], field.y[at]
-    rest = field.energy - float(field.d[at].square().sum()) + float((x - y[:, source]).square().sum())
+    rest = field.energy - squared_norm(field.d[at]) + squared_distance(x, y[:, source])
     score = share_explained(field, rest)
     if score < LEAST_SHARE:
         return None

@@ -8,13 +8,11 @@ from parity.fingerprint.causes import COLUMN_SEGMENT, HEAD_PART
 from parity.fingerprint.evidence import UNRELATED, cosines, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.sums import STRIP
 from parity.records import Slice
 
 CONTRAST = 5.0
 """Relative error inside the range over that outside: clean columns of one stage differ by less than 2."""
-
-STRIP = 8
-"""Columns looked at together, the least that a vector load or a tensor core tile takes."""
 
 INSIDE = 0.9
 
@@ -38,10 +36,7 @@ def _range(field: ErrorField, *, per_head: bool) -> Fingerprint | None:
     strips = width // STRIP
     if strips < 2 or width % STRIP:
         return None
-    yy, dy, dd = (
-        (a * b).sum(0).view(heads, strips, STRIP).sum((0, 2)).double().numpy()
-        for a, b in ((field.y, field.y), (field.d, field.y), (field.d, field.d))
-    )
+    yy, dy, dd = (a.reshape(heads, strips, STRIP).sum((0, 2)) for a in field.sums.columns)
     error = np.sqrt(np.divide(dd, yy, out=np.zeros_like(dd), where=yy > 0))
     # Below a hundredth of the worst strip all are right; which of them is the least wrong says nothing.
     error = np.maximum(error, 0.01 * error.max())

@@ -20,6 +20,9 @@ STEP = 8
 SAMPLE = 64
 """Rows of each projection on which the cut is found: its residual is one sum over all of them, known to 1/8."""
 
+OUTPUTS = 512
+"""Outputs, evenly spread, on which the cut is found: every output is a sum over the same columns of the input."""
+
 
 @reads_values
 def detect_short_contraction(field: ErrorField) -> Fingerprint | None:
@@ -60,7 +63,9 @@ def _rests(field: ErrorField, projection: Projection, cuts: list[int]) -> tuple[
     count = len(projection.rows)
     pick = torch.linspace(0, count - 1, min(SAMPLE, count)).round().long()
     x, d, weight = projection.input[pick], field.d[projection.rows[pick]], projection.weight
-    scale = count / len(pick)
+    step = -(-len(weight) // OUTPUTS)
+    d, weight = d[:, ::step], weight[::step]
+    scale = count / len(pick) * field.width / len(weight)
     # Squares by expansion: one running product and three dot products a cut, and no tensor of all cuts.
     whole, head = (x @ weight.T).flatten(), torch.zeros(len(pick), len(weight))
     flat, wanted = head.view(-1), d.flatten()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from parity.fingerprint.causes import E4M3_GRID
-from parity.fingerprint.evidence import UNRELATED, percent, reads_values, share_after
+from parity.fingerprint.evidence import FITTED, UNRELATED, percent, reads_values, share_after
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
@@ -25,6 +26,10 @@ for the product and as much for the scale. By chance up to a fifth of all values
 
 SAMPLE = 1 << 16
 
+FIRST, LIKELY = 16, 0.9
+"""Rows that are asked first, and the share on the grid below which no more are: of a hundred values on it with ON_GRID
+fewer than LIKELY are by chance in 1 of 10^5 cases (binomial)."""
+
 HEAD_ROW = "amax / 448 of each head's row"
 
 SCALES = {"1": True, "amax / 448 of the tensor": False, "amax / 448 of each row": False, HEAD_ROW: False}
@@ -37,7 +42,7 @@ def detect_e4m3_grid(field: ErrorField) -> Fingerprint | None:
 
     score: the share of the error explained by storing the oracle in that format (clipping included), half at least.
     """
-    if field.sut.element_size() < 2 or not bool(field.x.any()):
+    if field.sut.element_size() < 2 or field.range == (0.0, 0.0):
         return None
     for name, exact in SCALES.items():
         # A row of a cache is one head of one token.
@@ -49,6 +54,11 @@ def detect_e4m3_grid(field: ErrorField) -> Fingerprint | None:
         rows = torch.arange(0, len(x), step) if step > 1 and len(x) > 256 else torch.arange(len(x))
         # A scale of each row needs those rows alone.
         some, by_row = x[rows], "row" in name
+        first = some[:: -(-len(some) // FIRST)]
+        if np.count_nonzero(first.numpy()) >= FITTED * FIRST and (
+            _share_on_grid(first, _scale(name, first if by_row else x), exact) < LIKELY
+        ):
+            continue
         if _share_on_grid(some, _scale(name, some if by_row else x), exact) < ON_GRID:
             continue
         others = y[rows].to(field.sut.dtype).float()
@@ -77,7 +87,8 @@ def stored_as_e4m3(name: str, values: torch.Tensor) -> torch.Tensor:
 def _scale(name: str, values: torch.Tensor) -> torch.Tensor:
     if name == "1":
         return torch.ones(1)
-    largest = values.abs().amax(1, keepdim=True) if "row" in name else values.abs().amax().reshape(1)
+    low, high = torch.aminmax(values, dim=1, keepdim=True) if "row" in name else torch.aminmax(values.reshape(1, -1))
+    largest = torch.maximum(high, -low).reshape(-1, 1) if "row" in name else torch.maximum(high, -low).reshape(1)
     return (largest / LARGEST).clamp(min=1e-30)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.sums import squared_distance, squared_norm
 
 Array = NDArray[np.float64]
 Detector = Callable[[ErrorField], Fingerprint | None]
@@ -30,6 +31,9 @@ below 0.1 (half a step of E4M3 is 2^-4), a factor leaves the direction."""
 STEP_UP = 4.0
 """Ratio of the mean squared errors of two stretches of tokens that makes a step: rows of one recipe keep their errors
 within a factor of 2."""
+
+TELLING = 64
+"""Rows of which one half or the other tells whether a prediction of all rows is worth computing."""
 
 FITTED = 8
 """Elements wanted for each fitted number: it then takes 1/8 of a pure noise's energy, a quarter of LEAST_SHARE."""
@@ -59,8 +63,23 @@ def share_explained(field: ErrorField, residual: float) -> float:
 
 def share_after(field: ErrorField, predicted: torch.Tensor) -> float:
     """Share explained by predicting the whole SUT tensor. predicted: [rows, width] fp32."""
-    rest = field.x - predicted
-    return share_explained(field, float(rest.square().sum(1).double().sum()))
+    return share_explained(field, squared_distance(field.x, predicted))
+
+
+def telling_rows(field: ErrorField) -> torch.Tensor:
+    """Rows on which a prediction of every row is tried first: TELLING evenly spread ones, and as many with the largest
+    errors. One that explains half of the field's error leaves less than that error in one of the two."""
+    if field.rows <= 2 * TELLING:
+        return torch.arange(field.rows)
+    worst = torch.from_numpy(np.argpartition(-field.sums.dd.sum(1), TELLING)[:TELLING])
+    return torch.cat([torch.linspace(0, field.rows - 1, TELLING).round().long(), worst])
+
+
+def worth_trying(field: ErrorField, rows: torch.Tensor, predicted: torch.Tensor) -> bool:
+    """Whether a prediction of the telling rows leaves less than the error in either half of them."""
+    x, d = field.x[rows], field.d[rows]
+    halves = [slice(0, None)] if len(rows) <= TELLING else [slice(0, TELLING), slice(TELLING, None)]
+    return any(squared_distance(x[part], predicted[part]) <= squared_norm(d[part]) for part in halves)
 
 
 def factor_gain(dy: Array, yy: Array) -> Array:

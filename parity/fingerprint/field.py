@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 
 from parity.align import Aligned
 from parity.errors import DtypeError, ShapeError
-from parity.fingerprint.sums import Sums, pair_sums
+from parity.fingerprint.sums import Sums, pair_sums, squared_norm
 from parity.metrics import READABLE
 from parity.records import site_name
 
 LARGEST = 1e15
 """Magnitude to which values are clamped (garbage memory holds any): squares of 10^8 of them add up within fp32."""
+
+
+def finite_values(tensor: torch.Tensor) -> torch.Tensor:
+    """A floating tensor in fp32 on the CPU, 0 in place of what is not finite; itself where that changes nothing."""
+    wide = tensor.detach().to("cpu", torch.float32)
+    return wide if bool(np.isfinite(wide.numpy()).all()) else torch.nan_to_num(wide, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +171,8 @@ class ErrorField:
     @cached_property
     def nonfinite(self) -> torch.Tensor | None:
         """[rows, width] bool, where the SUT alone is not finite; None where it is finite throughout."""
+        if self._tame:
+            return None
         bad = ~torch.isfinite(self._wide(self.sut))
         return bad & torch.isfinite(self._wide(self.oracle)) if bool(bad.any()) else None
 
@@ -181,7 +189,7 @@ class ErrorField:
     @cached_property
     def size(self) -> float:
         """Squared norm of the SUT."""
-        return float(self.x.square().sum(1).double().sum())
+        return squared_norm(self.x)
 
     @cached_property
     def silent(self) -> bool:
@@ -211,25 +219,48 @@ class ErrorField:
         numbers = self.row_in_expert
         return None if numbers is None or self.lead != 2 else np.asarray(numbers, np.int64).reshape(-1)
 
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value of x; of no element, 0 and 0."""
+        values = self.x.numpy()
+        return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+    @cached_property
+    def _besides(self) -> dict[int, torch.Tensor | None]:
+        return {}
+
     def beside(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """Another tensor as [rows, width] fp32; None where it has another number of elements, or no fp32 values.
-        Token rows are repeated for each slot of expert rows where that makes them fit."""
+        Token rows are repeated for each slot of expert rows where that makes them fit. Kept for `inputs`, `related`
+        and `exact`, which live as long as the field."""
+        if not any(tensor is kept for kept in (*self.inputs.values(), *self.related.values(), self.exact)):
+            return self._beside(tensor)
+        if id(tensor) not in self._besides:
+            self._besides[id(tensor)] = self._beside(tensor)
+        return self._besides[id(tensor)]
+
+    def _beside(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         if tensor is None or not tensor.is_floating_point() or not tensor.ndim or tensor.shape[0] != self.tokens:
             return None
         if tensor.numel() == self.rows * self.width:
-            return torch.nan_to_num(tensor.to(torch.float32), 0.0, 0.0, 0.0).reshape(self.rows, self.width)
+            return finite_values(tensor).reshape(self.rows, self.width)
         if self.lead == 2 and tensor.numel() == self.tokens * self.width:
-            flat = torch.nan_to_num(tensor.to(torch.float32), 0.0, 0.0, 0.0).reshape(self.tokens, self.width)
+            flat = finite_values(tensor).reshape(self.tokens, self.width)
             return flat.repeat_interleave(self.slots, 0)
         return None
+
+    @cached_property
+    def _tame(self) -> bool:
+        """Whether both sides are finite and small throughout, as their sum of squares then is: it spares a mask."""
+        return squared_norm(self._wide(self.sut)) + squared_norm(self._wide(self.oracle)) < LARGEST**2
 
     def _wide(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().to("cpu", torch.float32).reshape(self.rows, self.width)
 
     def _flat(self, tensor: torch.Tensor) -> torch.Tensor:
-        here, there = self._wide(tensor), self._wide(self.oracle)
-        # A sum of squares is finite, and small enough, when every element is: it spares the clean case a mask.
-        if float(here.square().sum() + there.square().sum()) < LARGEST**2:
+        here = self._wide(tensor)
+        if self._tame:
             return here
+        there = self._wide(self.oracle)
         bad = ~torch.isfinite(there) | ~torch.isfinite(here)
         return torch.where(bad, 0.0, here).clamp(-LARGEST, LARGEST)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from parity.fingerprint.causes import GATE_TRANSFORM, GATE_UP_SWAPPED
-from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
+from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after, telling_rows, worth_trying
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
@@ -47,6 +47,10 @@ def detect_gate_transform(field: ErrorField) -> Fingerprint | None:
     if right is None:
         return None
     function, gate, factor = right
+    rows = telling_rows(field)
+    some = {name: values[rows] for name, values in inputs.items()}
+    if not any(worth_trying(field, rows, value) for _, value in _wrong(some, function, gate, factor)):
+        return None
     tried = {
         name: share_after(field, value)
         for name, value in _wrong(inputs, function, gate, factor)

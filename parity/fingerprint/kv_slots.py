@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from parity.fingerprint.attend import Attention, attention_of, first_wrong_query
+from parity.fingerprint.attend import FAR_OFF, FEW, Attention, attention_of, first_wrong_query
 from parity.fingerprint.causes import KV_SLOTS
 from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values
 from parity.fingerprint.field import ErrorField
@@ -16,9 +16,6 @@ SHIFTS = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 
 COARSE = 12
 """Queries on which every shift is tried; the best one is judged on all sampled ones."""
-
-Shift = tuple[str, int, int]
-"""(what is shifted: `keys`, `values` or `keys and values`; by how many slots; from which slot on)."""
 
 
 @reads_values
@@ -32,17 +29,26 @@ def detect_kv_slots(field: ErrorField) -> Fingerprint | None:
     if attention is None or len(attention.k) < 4:
         return None
     coarse = attention.fewer(COARSE)
-    scores = coarse.scores()
+    few = coarse.fewer(FEW)
+    scores, some = coarse.scores(), few.scores()
+    plain = coarse.weights(scores), few.weights(some)
     # Attention that is the oracle's own leaves nothing to look for: the error then is not this one's.
-    tried = [(_explained(coarse, scores, shift), shift) for shift in _shifts(field, len(attention.k))]
-    best, shift = max(tried, key=lambda found: found[0])
+    tried = [
+        (share, (what, by, start))
+        for by, start in _shifts(field, len(attention.k))
+        if max(_explained(few, some, plain[1], by, start).values()) > FAR_OFF
+        for what, share in _explained(coarse, scores, plain[0], by, start).items()
+    ]
+    if not tried:
+        return None
+    best, (what, by, start) = max(tried, key=lambda found: found[0])
     if best < LEAST_SHARE:
         return None
     whole = attention.scores()
-    score, unchanged = _explained(attention, whole, shift), attention.explained(scores=whole)
+    right = attention.weights(whole)
+    score, unchanged = _explained(attention, whole, right, by, start)[what], attention.explained(scores=whole)
     if score < LEAST_SHARE or score - max(unchanged, 0.0) < LEAST_SHARE:
         return None
-    what, by, start = shift
     numbers = {"shifted": what, "by": by, "from_slot": start, "explained_by_right_slots": unchanged}
     since = f" from slot {start} on" if start else ""
     sentence = (
@@ -52,27 +58,37 @@ def detect_kv_slots(field: ErrorField) -> Fingerprint | None:
     return Fingerprint(KV_SLOTS, score, numbers, sentence, Slice())
 
 
-def _shifts(field: ErrorField, keys: int) -> list[Shift]:
+def _shifts(field: ErrorField, keys: int) -> list[tuple[int, int]]:
+    """(slots, from which on) of everything that is tried."""
     onset = first_wrong_query(field)
     starts = sorted({0, max(onset - 1, 0), onset, min(onset + 1, keys - 1)})
     launches = sorted(set(field.row_launch.tolist()))
     sizes = {int((field.row_launch == one).sum()) for one in launches[:-1]}
     return [
-        (what, by, start)
+        (by, start)
         for size in sorted({*SHIFTS, *sizes})
         for by in (size, -size)
         for start in starts
         if size < keys - start
-        for what in ("keys and values", "keys", "values")
     ]
 
 
-def _explained(attention: Attention, scores: torch.Tensor, shift: Shift) -> float:
-    what, by, start = shift
-    keys = len(attention.k)
-    order = torch.arange(keys)
-    order[start:] = (order[start:] - by).clamp(start, keys - 1)
-    return attention.explained(
-        scores=scores[..., order] if "keys" in what else scores,
-        v=attention.v[order] if "values" in what else None,
-    )
+def _explained(
+    attention: Attention, scores: torch.Tensor, plain: torch.Tensor, by: int, start: int
+) -> dict[str, float]:
+    """Share of the error that shifted keys and values, keys, or values explain; plain: the weights of `scores`."""
+    moved, v = attention.weights(_shifted(scores, -1, by, start)), _shifted(attention.v, 0, by, start)
+    return {
+        "keys and values": attention.explained_by(attention.mixed(moved, v)),
+        "keys": attention.explained_by(attention.mixed(moved)),
+        "values": attention.explained_by(attention.mixed(plain, v)),
+    }
+
+
+def _shifted(values: torch.Tensor, axis: int, by: int, start: int) -> torch.Tensor:
+    """Slot s from `start` on holds what belongs to s - by, or to the nearest slot from `start` on where that is none."""
+    slots = values.shape[axis]
+    edge = values.narrow(axis, start if by > 0 else slots - 1, 1)
+    fill = edge.expand(*(abs(by) if size == axis % values.ndim else -1 for size in range(values.ndim)))
+    kept = values.narrow(axis, start + max(-by, 0), slots - start - abs(by))
+    return torch.cat([values.narrow(axis, 0, start), *((fill, kept) if by > 0 else (kept, fill))], axis)

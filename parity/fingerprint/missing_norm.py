@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from parity.fingerprint.causes import CHANNEL_RATIO, MISSING_NORM
-from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
+from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after, telling_rows, worth_trying
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
@@ -36,15 +36,12 @@ def detect_missing_norm(field: ErrorField) -> Fingerprint | None:
     eps = float(field.hyper.get("rms_norm_eps", field.hyper.get("rms_eps", 1e-6)))
     unit = entered * torch.rsqrt(entered.square().mean(1, keepdim=True) + eps)
     weight = (y * unit).sum(0) / unit.square().sum(0).clamp(min=1e-30)
-    centred = entered - entered.mean(1, keepdim=True)
-    steps = {
-        "the norm and its weight": entered,
-        "the division by the root mean square": entered * weight,
-        "the weight": unit,
-        OFFSET[0]: unit * (weight - 1),
-        OFFSET[1]: unit * (weight + 1),
-        CENTRED: centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + eps) * weight,
-    }
+    rows = telling_rows(field)
+    some = (t.view(field.rows, -1, width)[rows].view(-1, width) for t in (entered, unit))
+    tried = _without(*some, weight, eps).values()
+    if not any(worth_trying(field, rows, value.reshape(len(rows), -1)) for value in tried):
+        return None
+    steps = _without(entered, unit, weight, eps)
     scores = {what: share_after(field, value.reshape(field.x.shape)) for what, value in steps.items()}
     left_out = max(scores, key=lambda what: scores[what])
     if not scores[left_out] > LEAST_SHARE:
@@ -56,3 +53,16 @@ def detect_missing_norm(field: ErrorField) -> Fingerprint | None:
     # A weight shifted by one is a factor of its own for each channel; the norm itself is applied.
     cause = CHANNEL_RATIO if left_out in OFFSET else MISSING_NORM
     return Fingerprint(cause, scores[left_out], numbers, sentence, Slice())
+
+
+def _without(entered: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor, eps: float) -> dict[str, torch.Tensor]:
+    """The norm without one of its steps, or with another; entered, unit: [n, K], before and after the division."""
+    centred = entered - entered.mean(1, keepdim=True)
+    return {
+        "the norm and its weight": entered,
+        "the division by the root mean square": entered * weight,
+        "the weight": unit,
+        OFFSET[0]: unit * (weight - 1),
+        OFFSET[1]: unit * (weight + 1),
+        CENTRED: centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + eps) * weight,
+    }

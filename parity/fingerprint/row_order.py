@@ -9,10 +9,11 @@ from parity.fingerprint.causes import ROWS_PERMUTED, ROWS_SHIFTED
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, percent, reads_values, share_explained, wrong_rows
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.sums import squared_distance, squared_norm
 from parity.records import Slice
 
 SAMPLE = 256
-"""Wrong rows that are looked for, evenly spread; the share of found ones is then known to 3 % (binomial, 1 sigma)."""
+"""Wrong rows that are looked for, and columns by which they are, evenly spread; the share of found ones is then known to 3 % (binomial, 1 sigma)."""
 
 SAME_SHIFT = 0.9
 """Share of the moved rows that must have moved by the same number of rows; equal rows have several sources."""
@@ -41,23 +42,25 @@ def _shift(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
         return None
     best = (LEAST_SHARE, 0)
     # Which shift: judged on some tokens and columns. Whether it explains the field: on all.
-    step = max(x.shape[1] // SAMPLE, 1)
+    step = -(-x.shape[1] // SAMPLE)
     probe = torch.linspace(0, field.tokens - 1, min(SAMPLE, field.tokens)).long().unique()
     some_x, some_y = x[:, ::step][probe], y[:, ::step]
     some_d = (some_x - some_y[probe]).square().sum(1).double()
+    total = max(float(some_d.sum()), 1e-300)
     for by in (n for size in range(1, min(SHIFTS, field.tokens - 2) + 1) for n in (size, -size)):
         source = probe - by
         inside = (source >= 0) & (source < field.tokens)
-        rest = (some_x[inside] - some_y[source[inside]]).square().sum() + some_d[~inside].sum()
-        score = 1 - float(rest) / max(float(some_d.sum()), 1e-300)
+        # A shift keeps most tokens inside: rows that have no source count as they are.
+        moved = some_y.index_select(0, source.clamp(0, field.tokens - 1))
+        own = torch.linalg.vector_norm(moved.sub_(some_x), dim=1).double().square()
+        score = 1 - float(torch.where(inside, own, some_d).sum()) / total
         best = max(best, (score, by), key=lambda pair: pair[0])
     by = best[1]
     if by == 0:
         return None
-    per_token = d.square().sum(1).double()
     moved, source = (slice(by, None), slice(None, -by)) if by > 0 else (slice(None, by), slice(-by, None))
-    rest = (x[moved] - y[source]).square().sum() + (per_token[:by].sum() if by > 0 else per_token[by:].sum())
-    score = share_explained(field, float(rest))
+    rest = squared_distance(x[moved], y[source]) + squared_norm(d[:by] if by > 0 else d[by:])
+    score = share_explained(field, rest)
     if score < LEAST_SHARE:
         return None
     if field.slots == 1 and wrong[0] > 2 * abs(by) + 2:
@@ -99,7 +102,7 @@ def _late_shift(field: ErrorField, wrong: np.ndarray, by: int) -> Fingerprint | 
 
 def _permutation(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
     sample = wrong[np.unique(np.linspace(0, len(wrong) - 1, min(SAMPLE, len(wrong))).astype(int))]
-    step = max(field.width // SAMPLE, 1)
+    step = -(-field.width // SAMPLE)
     x, y = field.x[sample], field.y
     unit = torch.nn.functional.normalize(y[:, ::step], dim=1)
     source = (torch.nn.functional.normalize(x[:, ::step], dim=1) @ unit.T).argmax(1)
@@ -110,9 +113,8 @@ def _permutation(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
         return None
     # A permutation takes each row once; many rows equal to one are leftovers or aliases, not an order. Rows that are
     # equal in the oracle too (one token at several places) have one origin.
-    if len(origins) < 0.9 * min(_different(x[found][:, ::step]), _different(y[sample][found][:, ::step])):
-        return None
-    if _different(x[found][:, ::step]) < LEAST_SHARE * _different(y[sample][found][:, ::step]):
+    here, there = (_different(t[found][:, ::step]) for t in (x, y[sample]))
+    if len(origins) < 0.9 * min(here, there) or here < LEAST_SHARE * there:
         return None
     per_row = field.sums.dd.sum(1)
     explained = float(1 - rest[found].sum() / field.d[sample[found.numpy()]].square().sum())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from parity.fingerprint.causes import SATURATED
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, percent, reads_values, share_after
 from parity.fingerprint.field import ErrorField
@@ -16,12 +18,13 @@ BEYOND = 0.9
 def detect_saturation(field: ErrorField) -> Fingerprint | None:
     """Find at least FITTED values at the same extreme magnitude where the oracle's go beyond. score: the share of the
     error explained by clipping the oracle there."""
-    high, low = float(field.x.max()), float(field.x.min())
+    low, high = field.range
+    x = field.x.numpy()
     best: Fingerprint | None = None
     for limit, side in ((high, 1.0), (low, -1.0)):
-        at = (field.x == limit).nonzero()
-        if side * limit <= 0 or len(at) < FITTED:
+        if side * limit <= 0 or np.count_nonzero(x == limit) < FITTED:
             continue
+        at = (field.x == limit).nonzero()
         there = field.y[at[:, 0], at[:, 1]] * side
         if float((there >= abs(limit)).float().mean()) < BEYOND:
             continue

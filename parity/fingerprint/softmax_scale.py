@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from parity.fingerprint.attend import attention_of
+from parity.fingerprint.attend import Attention, attention_of
 from parity.fingerprint.causes import SOFTMAX_SCALE
 from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values
 from parity.fingerprint.field import ErrorField
@@ -17,6 +17,9 @@ from parity.records import Slice
 FACTORS = np.concatenate([[0.0], np.geomspace(1 / 64, 64, 13)])
 """Factors on the scale that the search starts from, two apart by a factor of 2; 0 is the mean of the visible values.
 sqrt of a ratio of head dimensions, a scale applied twice or not at all (sqrt(K) <= 23 for K <= 512) lie inside."""
+
+COARSE = 16
+"""Queries that tell whether any factor explains the error."""
 
 ROUNDS = 14
 """Golden-section steps inside one bracket of a factor of 4: the factor is known to 4 * 0.618^14 = 0.5 % and better."""
@@ -32,19 +35,11 @@ def detect_softmax_scale(field: ErrorField) -> Fingerprint | None:
     if attention is None or len(field.x) < 2:
         return None
     base = attention.scale
-    scores = attention.scores()
-
-    def rest(factor: float) -> float:
-        return 1 - attention.explained(scale=factor * base, scores=scores)
-
-    unchanged = attention.explained(scores=scores)
-    losses = [rest(float(f)) for f in FACTORS]
-    best = int(np.argmin(losses))
-    if best > 0:
-        factor, loss = _refine(rest, FACTORS[max(best - 1, 1)], FACTORS[min(best + 1, len(FACTORS) - 1)])
-        loss, factor = min((loss, factor), (losses[best], float(FACTORS[best])))
-    else:
-        factor, loss = 0.0, losses[0]
+    # Whether any scale is worth it is asked of few queries; which one it is, of all sampled ones.
+    if _best(attention.fewer(COARSE))[1] > 1 - LEAST_SHARE:
+        return None
+    factor, loss = _best(attention)
+    unchanged = attention.explained(scores=attention.scores())
     score = 1 - loss
     # The right scale must not explain as much: then the oracle's tensor is not this attention.
     if not (score >= LEAST_SHARE and score - unchanged >= LEAST_SHARE):
@@ -67,6 +62,22 @@ def detect_softmax_scale(field: ErrorField) -> Fingerprint | None:
         f"{attention.head_dim}) ({meaning}) reproduces the SUT: {percent(score)} of the error."
     )
     return Fingerprint(SOFTMAX_SCALE, score, numbers, sentence, Slice())
+
+
+def _best(attention: Attention) -> tuple[float, float]:
+    """(factor on the scale, share of the error that it leaves) of the best one."""
+    scores = attention.scores()
+
+    def rest(factor: float) -> float:
+        return 1 - attention.explained(scale=factor * attention.scale, scores=scores)
+
+    losses = [rest(float(f)) for f in FACTORS]
+    best = int(np.argmin(losses))
+    if best == 0:
+        return 0.0, losses[0]
+    factor, loss = _refine(rest, FACTORS[max(best - 1, 1)], FACTORS[min(best + 1, len(FACTORS) - 1)])
+    loss, factor = min((loss, factor), (losses[best], float(FACTORS[best])))
+    return factor, loss
 
 
 def _refine(rest: Callable[[float], float], low: float, high: float) -> tuple[float, float]:

@@ -1,9 +1,12 @@
-"""Which sums over rows, heads and columns do the detectors share? One pass over both sides, cell by cell."""
+"""Which sums over rows, heads and columns do the detectors share? One pass over both sides, cell by cell.
+
+Tensors are read in blocks of rows that stay in a core's cache: a pass over memory for each operation costs twice that.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,12 +16,20 @@ from parity.metrics import COLUMN_BLOCK
 
 Array = NDArray[np.float64]
 
+STRIP = 8
+"""Columns of the narrowest sums: tensor cores work on tiles of at least 8 columns, a vector load takes as many."""
+
+BLOCK = 1 << 15
+"""Elements of a block, 128 KB of fp32: three of them fit a second-level cache."""
+
 
 @dataclass(frozen=True)
 class Sums:
     """Inner products of oracle y, SUT x and error d = x - y over each (row, column cell), [rows, cells] fp64.
 
     edges: [cells + 1] column edges; a cell lies within one head and one block of 128 columns. head, block: [cells].
+    strips: yy, dy and dd of each (row, STRIP columns), [rows, strips] fp32, the last strip may be narrower. columns:
+    yy, dy and dd of each column, [width].
     """
 
     yy: Array
@@ -27,6 +38,8 @@ class Sums:
     edges: tuple[int, ...]
     head: NDArray[np.int64] | None
     block: NDArray[np.int64]
+    strips: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+    columns: tuple[Array, Array, Array]
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -55,8 +68,24 @@ def _grouped(values: Array, labels: NDArray[np.integer] | None, axis: int) -> Ar
     return out
 
 
+def row_blocks(rows: int, width: int) -> Iterator[slice]:
+    """Slices of consecutive rows, together all of them, of at most BLOCK elements or one row."""
+    height = max(BLOCK // max(width, 1), 1)
+    return (slice(start, start + height) for start in range(0, rows, height))
+
+
+def squared_norm(values: torch.Tensor) -> float:
+    """Sum of squares of fp32 values of any shape: fp32 within a block, fp64 beyond; 0 for none."""
+    return sum(float(part.dot(part)) for part in values.reshape(-1).split(BLOCK))
+
+
+def squared_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """squared_norm(a - b) of [N, W] fp32 tensors, without the difference as a whole."""
+    return sum(squared_norm(a[block] - b[block]) for block in row_blocks(*a.shape))
+
+
 def pair_sums(y: torch.Tensor, x: torch.Tensor, d: torch.Tensor, *, heads: int) -> Sums:
-    """Sums of [N, W] fp32 tensors; products in fp32, added in fp32 within a cell (at most 128 of them), fp64 beyond.
+    """Sums of [N, W] fp32 tensors; products in fp32, added in fp32 within a strip or column of a block, fp64 beyond.
 
     heads: equal parts of the row that no cell may straddle; 0 for none. N and W may be 0.
     """
@@ -68,9 +97,33 @@ def pair_sums(y: torch.Tensor, x: torch.Tensor, d: torch.Tensor, *, heads: int) 
         marks |= set(range(0, width, per_head))
     edges = tuple(sorted(marks)) if width else (0,)
     left = np.array(edges[:-1], np.int64)
-    parts = []
-    for a, b in ((y, y), (d, y), (d, d)):
-        product = a * b
-        columns = [product[:, i:j].sum(1) for i, j in pairwise(edges)]
-        parts.append(torch.stack(columns, 1).double().numpy() if columns else np.zeros((rows, 0)))
-    return Sums(*parts, edges=edges, head=left // per_head if per_head else None, block=left // COLUMN_BLOCK)
+    count = -(-width // STRIP)
+    strips = [np.zeros((rows, count), np.float32) for _ in range(3)]
+    cells = [np.zeros((rows, len(left))) for _ in range(3)]
+    columns = [np.zeros(width) for _ in range(3)]
+    whole = width % STRIP == 0 and all(edge % STRIP == 0 for edge in edges)
+    ones = np.ones(STRIP, np.float32)
+    for block in row_blocks(rows, width) if width else ():
+        y_, d_ = y[block].numpy(), d[block].numpy()
+        for number, (a, b) in enumerate(((y_, y_), (d_, y_), (d_, d_))):
+            product = a * b
+            columns[number] += product.sum(0)
+            if width % STRIP:
+                padded = np.zeros((len(product), count * STRIP), np.float32)
+                padded[:, :width] = product
+            else:
+                padded = product
+            part = (padded.reshape(-1, STRIP) @ ones).reshape(-1, count)
+            strips[number][block] = part
+            if whole:
+                cells[number][block] = np.add.reduceat(part, left // STRIP, axis=1, dtype=np.float64)
+            else:
+                cells[number][block] = np.add.reduceat(product, left, axis=1, dtype=np.float64)
+    return Sums(
+        *cells,
+        edges=edges,
+        head=left // per_head if per_head else None,
+        block=left // COLUMN_BLOCK,
+        strips=(strips[0], strips[1], strips[2]),
+        columns=(columns[0], columns[1], columns[2]),
+    )

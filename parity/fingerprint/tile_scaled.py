@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from parity.fingerprint.causes import TILE_AMPLIFIED
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, collinear, listed, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.sums import STRIP
 from parity.records import Slice
-
-STRIP = 8
-"""Columns looked at together: tensor cores work on tiles of at least 8 columns."""
 
 FAR = 9.0
 """Error energy of a cell over the median cell's. Of 8 normal errors (chi-square, 8 degrees) 9 medians, 66 variances,
@@ -42,7 +39,7 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
     strips = -(-width // STRIP)
     if rows < 2 or width < FITTED:
         return None
-    yy, dy, dd = (_strips(a * b, strips) for a, b in ((field.y, field.y), (field.d, field.y), (field.d, field.d)))
+    yy, dy, dd = (part.astype(np.float64) for part in field.sums.strips)
     per_row = dd.sum(1)
     hot = _hot_cells(yy, dd)
     base = 1 + dy[hot].sum() / max(yy[hot].sum(), 1e-30)
@@ -111,13 +108,6 @@ def _ends_at_a_tile(tile: NDArray[np.bool_], number: NDArray[np.int64], inside: 
     first, last = int(number[tile].min()), int(number[tile].max())
     beyond = inside & ((number < first) | (number > last))
     return bool(beyond.any()) and first % height == 0 and (last + 1) % height == 0
-
-
-def _strips(product: torch.Tensor, strips: int) -> NDArray[np.float64]:
-    """[rows, strips], sums over strips of columns; the last one may be narrower."""
-    missing = strips * STRIP - product.shape[1]
-    padded = torch.nn.functional.pad(product, (0, missing)) if missing else product
-    return padded.view(len(product), strips, STRIP).sum(2).double().numpy()
 
 
 def _carry(yy: NDArray[np.float64], dy: NDArray[np.float64], factor: float) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ from parity.fingerprint.causes import TRANSPOSED
 from parity.fingerprint.evidence import LEAST_SHARE, UNRELATED, percent, reads_values, right_rows, share_explained
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.sums import squared_distance, squared_norm
 from parity.fingerprint.weight import Projection, projections
 from parity.records import Slice
 
@@ -20,6 +21,10 @@ the shares of common structure (a mean, massive channels) stay to be allowed for
 SAME_SIZE = 4.0
 """Norm ratio, either way, that counts as the same magnitude. A permuted weight keeps its entries, hence its norm; how
 much of it the input meets depends on the input's own directions, so a factor of 2 on a side's rms is allowed twice."""
+
+SAMPLE, WORSE = 64, 1.5
+"""Rows of a projection on which a weight is tried first, and the factor on their error beyond which it is let go; an
+energy of that many rows is that of all to 1/8."""
 
 
 @reads_values
@@ -60,11 +65,18 @@ def explain_by_weight(field: ErrorField, predict: Callable[[Projection], torch.T
         return None
     rest = field.energy
     for projection in known:
+        some = projection.fewer(SAMPLE)
+        predicted = predict(some)
+        if predicted is None:
+            return None
+        # A weight that is wrong is wrong in every row: what makes some rows worse explains none.
+        if squared_distance(field.x[some.rows], predicted) > WORSE * squared_norm(field.d[some.rows]):
+            continue
         predicted = predict(projection)
         if predicted is None:
             return None
-        before = float(field.d[projection.rows].square().sum())
-        after = float((field.x[projection.rows] - predicted).square().sum())
+        before = squared_norm(field.d[projection.rows])
+        after = squared_distance(field.x[projection.rows], predicted)
         # One expert's weight alone may be the wrong one.
         rest += min(after - before, 0.0)
     return share_explained(field, rest)

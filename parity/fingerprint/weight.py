@@ -7,12 +7,13 @@ tensors that were captured, without a checkpoint.
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from parity.fingerprint.field import ErrorField
+from parity.fingerprint.sums import squared_distance, squared_norm
 
 ROWS_PER_INPUT = 1.25
 """Rows wanted for each input column; near 1 the solution's error grows without bound (Marchenko & Pastur 1967: the
@@ -24,6 +25,14 @@ FITS = 1e-2
 RIDGE = 1e-7
 """Relative to the largest eigenvalue of x^T x: fp32 products leave 6e-8 of it as noise."""
 
+MIXTURES = 64
+"""Random mixtures of output columns (signs, each column in each) that stand for all of them before a weight is solved:
+a linear map maps to every mixture, and energies of n mixtures are those of all columns to sqrt(2/n) at the worst."""
+
+OUT_OF_REACH = 0.55
+"""Share of the error's energy beyond every weight at which none is worth solving: a pattern must explain half of it
+(LEAST_SHARE), and a twentieth is allowed for the mixtures."""
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -33,6 +42,13 @@ class Projection:
     rows: torch.Tensor
     input: torch.Tensor
     weight: torch.Tensor
+
+    def fewer(self, count: int) -> Projection:
+        """The same of evenly spread rows, at most `count`."""
+        if len(self.rows) <= count:
+            return self
+        pick = torch.linspace(0, len(self.rows) - 1, count).round().long()
+        return replace(self, rows=self.rows[pick], input=self.input[pick])
 
 
 _KNOWN: weakref.WeakKeyDictionary[ErrorField, list[Projection]] = weakref.WeakKeyDictionary()
@@ -66,8 +82,10 @@ def _solve(field: ErrorField) -> list[Projection]:
         y = exact[at]
         weight = _given(given, expert, x.shape[1], field.width)
         if weight is None:
-            weight = _solved(x, y)
-        if weight is not None and float((y - x @ weight.T).square().sum()) <= FITS**2 * float(y.square().sum()):
+            weight = _solved(x, y, sut=field.x if expert is None else None, error=field.d)
+        elif squared_distance(y, x @ weight.T) > FITS**2 * squared_norm(y):
+            weight = None
+        if weight is not None:
             found.append(Projection(expert, at, x, weight))
     return found
 
@@ -79,7 +97,11 @@ def _given(weight: torch.Tensor | None, expert: int | None, inputs: int, outputs
     return one.to(torch.float32) if tuple(one.shape) == (outputs, inputs) else None
 
 
-def _solved(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
+def _solved(
+    x: torch.Tensor, y: torch.Tensor, *, sut: torch.Tensor | None, error: torch.Tensor
+) -> torch.Tensor | None:
+    """The weight [N, K] that makes y of x; None where rows are too few, y is no linear map of x, or no weight at all
+    explains the error of `sut` (None: not asked)."""
     if len(x) < ROWS_PER_INPUT * x.shape[1] or not bool(y.any()):
         return None
     gram = (x.T @ x).double()
@@ -87,4 +109,22 @@ def _solved(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
     top = float(values[-1]) if values is not None else float(gram.diagonal().sum())
     gram.diagonal().add_(RIDGE * max(top, 1e-300))
     factor, info = torch.linalg.cholesky_ex(gram)
-    return None if int(info) else torch.cholesky_solve((x.T @ y).double(), factor).T.float()
+    if int(info):
+        return None
+    some = torch.randint(0, 2, (y.shape[1], MIXTURES), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    mixed = y @ some
+    if squared_norm(_beyond(x, mixed, factor)) > FITS**2 * squared_norm(mixed):
+        return None
+    if sut is not None:
+        # What is explained must be most of the error and of the SUT itself (parity.fingerprint.evidence).
+        least = min(squared_norm(error @ some), squared_norm(sut @ some))
+        if squared_norm(_beyond(x, sut @ some, factor)) > OUT_OF_REACH * least:
+            return None
+    if y.shape[1] > len(x):  # fewer columns to solve for than outputs
+        return (torch.cholesky_solve(x.T.double(), factor).float() @ y).T
+    return torch.cholesky_solve((x.T @ y).double(), factor).T.float()
+
+
+def _beyond(x: torch.Tensor, values: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """What no weight makes of x in `values` [n, m]; factor: of x^T x."""
+    return values - x @ torch.cholesky_solve((x.T @ values).double(), factor).float()

@@ -25,6 +25,8 @@ def detect_wrong_expert(field: ErrorField) -> Fingerprint | None:
 
     Needs expert rows and their weights, given or solved (parity.fingerprint.weight).
     """
+    if field.row_expert is None:
+        return None
     known = [p for p in projections(field) if p.expert is not None]
     if len(known) < 2:
         return None
