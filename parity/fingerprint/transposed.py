@@ -22,8 +22,8 @@ SAME_SIZE = 4.0
 """Norm ratio, either way, that counts as the same magnitude. A permuted weight keeps its entries, hence its norm; how
 much of it the input meets depends on the input's own directions, so a factor of 2 on a side's rms is allowed twice."""
 
-SAMPLE, WORSE = 64, 1.5
-"""Rows of a projection on which a weight is tried first, and the factor on their error beyond which it is let go; an
+SAMPLE, WORSE = 64, 0.9
+"""Rows of a projection on which a weight is tried first, and the share of their error beyond which it is let go; an
 energy of that many rows is that of all to 1/8."""
 
 

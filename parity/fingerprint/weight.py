@@ -78,8 +78,10 @@ def _solve(field: ErrorField) -> list[Projection]:
     found = []
     for expert in [None] if experts is None else np.unique(experts[experts >= 0]).tolist():
         at = torch.arange(field.rows) if expert is None else torch.from_numpy(np.flatnonzero(experts == expert))
-        x = rows[at] if per_row or field.lead == 1 else rows[at // field.slots]
-        y = exact[at]
+        if expert is None and len(rows) == field.rows:
+            x, y = rows, exact  # all of them: no copy
+        else:
+            x, y = rows[at] if per_row or field.lead == 1 else rows[at // field.slots], exact[at]
         weight = _given(given, expert, x.shape[1], field.width)
         if weight is None:
             weight = _solved(x, y, sut=field.x if expert is None else None, error=field.d)

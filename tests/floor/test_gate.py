@@ -98,6 +98,31 @@ def test_a_loud_order_does_not_open_the_gates_of_other_bins():
     assert (fresh > here).any(axis=1).mean() < 0.04
 
 
+def test_wild_rows_do_not_open_the_gates_of_their_own_stage():
+    """Rows with a power-law tail, beside the tensors of the same stages: 2000 fresh runs stay rare above the gate, and
+    a tensor's gate stays near what tensors do."""
+    random = np.random.default_rng(21)
+    keys = [
+        Bin("distance", f"stage {n}", 0, kind, metric, "prefill", -1, size)
+        for n in range(4)
+        for kind, metric, size in (("row", "rel_l2", 0), ("tensor", "slope", 9))
+    ]
+    tensors = [n for n, key in enumerate(keys) if key.kind == "tensor"]
+
+    def runs(count: int) -> np.ndarray:
+        drawn = 1e-3 * np.exp(random.normal(0, 0.2, (count, len(keys))))
+        drawn[:, 0] *= 1 + random.pareto(1.0, count)
+        return drawn
+
+    scales, gate = set_gate(runs(400), keys, 1e-3)
+    assert gate is not None
+    gates = np.array([scale.at(gate.z) for scale in scales if scale is not None])
+    fresh = runs(2000)
+    assert (fresh > gates).any(axis=1).mean() < 5e-3
+    assert gates[tensors].max() < 3 * fresh[:, tensors].max()
+    assert gates[0] > fresh[:, 0].max() / 10, "the rows that are wild keep a gate of their own"
+
+
 def test_a_free_oracle_judges_by_rank_or_not_at_all(clean):
     rng = np.random.default_rng(12)
     samples = [clean.sample(f"run-{n}", clean.tables(rng, rows=20, width=32), mode="free") for n in range(40)]

@@ -14,13 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("recipe", "orders", "share"), [("bf16", (1, 6), 0.0), ("fp8_block", (1, 6), 0.02)])
-def test_every_target_is_seen_at_every_site(recipe: str, orders: tuple[int, ...], share: float):
-    """Orders of plain fp32 sums and of a GPU's matrix unit; 22 stages of four layers, their experts of 64 rows.
-
-    share: of the plants that may be missed. In FP8 about eight of 1092 were, scales of 1.005 at moe.down and
-    moe.experts of layer 2, where single heavy rows and the matrix unit's cuts make the distance's tail that wide.
-    """
+@pytest.mark.parametrize("recipe", ["bf16", "fp8_block"])
+@pytest.mark.parametrize("orders", [(1, 6)])
+def test_every_target_is_seen_at_every_site(recipe: str, orders: tuple[int, ...]):
+    """Orders of plain fp32 sums and of a GPU's matrix unit; 22 stages of four layers, their experts of 64 rows."""
     done = subprocess.run(
         [sys.executable, "-m", "fixtures.floors.targets", recipe, "--orders", *map(str, orders), "--jobs", "2"],
         capture_output=True, text=True, check=False, timeout=900, cwd=ROOT,
@@ -29,5 +26,4 @@ def test_every_target_is_seen_at_every_site(recipe: str, orders: tuple[int, ...]
     assert done.stdout, done.stderr[-2000:]
     result = json.loads(done.stdout)
     assert result["tried"] > 2 * 2 * 80
-    missed = [(m["run"], m["site"], m["target"], m["alarm"]) for m in result["missed"]]
-    assert len(missed) <= share * result["tried"], missed
+    assert not [(m["run"], m["site"], m["target"], m["alarm"]) for m in result["missed"]]

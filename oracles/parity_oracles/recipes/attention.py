@@ -13,8 +13,9 @@ import torch
 from parity_oracles.recipes.arithmetic import ORDERS, Arithmetic, Order
 from parity_oracles.recipes.tensor_core import sum_bf16
 
-QUERY_ROWS = 256
-"""Queries done at a time; bounds the memory of the scores and changes no bit of a row's own arithmetic."""
+QUERY_ROWS, LEAST_ROWS, SCORES = 256, 16, 1 << 15
+"""Queries done at a time, at most and at least, and the scores of one head that they may have: the memory of the scores
+does not grow with the prompt. It changes nothing in a row's own arithmetic."""
 
 
 def attend(
@@ -37,8 +38,9 @@ def attend(
         q, k, v = q.to(arithmetic.cache), k.to(arithmetic.cache), v.to(arithmetic.cache)
     q, k, v = arithmetic.enter(q), arithmetic.enter(k).transpose(0, 1), arithmetic.enter(v).transpose(0, 1)
     out = torch.empty(tokens, heads, width, dtype=arithmetic.compute)
-    for start in range(0, tokens, QUERY_ROWS):
-        part, at = q[start : start + QUERY_ROWS], positions[start : start + QUERY_ROWS]
+    step = max(min(QUERY_ROWS, SCORES // max(k.shape[1], 1)), LEAST_ROWS)
+    for start in range(0, tokens, step):
+        part, at = q[start : start + step], positions[start : start + step]
         rows = len(part)
         reach = int(at.max()) + 1
         # [rows, G, J, K] -> [G, J * rows, K]: the heads of a group share its keys in one product.

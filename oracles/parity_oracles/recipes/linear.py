@@ -63,8 +63,16 @@ class Operand:
         return Operand(self.values[rows], None if self.scale is None else self.scale[rows])
 
 
+PREPARED_ROWS = 256
+"""Rows quantized at a time; bounds the memory of the steps between."""
+
+
 def prepare(x: torch.Tensor, arithmetic: Arithmetic, order: Order) -> Operand:
     """Rows [T, K] as the linear layers of `arithmetic` read them: quantized per row and 128 columns in block-FP8."""
+    if len(x) > PREPARED_ROWS:  # a row's own arithmetic: its neighbours only cost memory
+        parts = [prepare(part, arithmetic, order) for part in x.split(PREPARED_ROWS)]
+        scales = [part.scale for part in parts if part.scale is not None]
+        return Operand(torch.cat([part.values for part in parts]), torch.cat(scales) if scales else None)
     x = arithmetic.enter(x)
     if arithmetic.linear == "q8_0":
         return Operand(round_q8_0(x, half_even=order.half_even))

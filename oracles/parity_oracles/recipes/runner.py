@@ -19,9 +19,14 @@ from parity_oracles.checkpoint import Checkpoint, read_checkpoint
 from parity_oracles.oracle import Oracle
 from parity_oracles.preview import preview
 from parity_oracles.recipes.arithmetic import ORDERS, Arithmetic, Order, arithmetic
+from parity_oracles.recipes.attention import QUERY_ROWS
 from parity_oracles.recipes.stages import STAGES, Call
 from parity_oracles.recipes.vllm import CARRIED, TAKES
 from parity_oracles.recipes.weights import Weights
+
+REPLAYED_ROWS = QUERY_ROWS
+"""Token rows of a replayed stage computed at a time: what it needs beside its output then does not grow with the
+prompt. Expert rows go expert by expert as it is; fewer of them in one product would be summed in another order."""
 
 Cache = dict[tuple[int, str], torch.Tensor]
 Values = dict[tuple[int | None, str], torch.Tensor]
@@ -106,7 +111,20 @@ class RecipeRunner(Oracle):
                 found=f"layer {layer}",
                 next_step="Stages outside the layers have layer None.",
             )
-        return self.compute(stage, layer, inputs, positions, arithmetic(recipe), self.order)
+        kind, node = arithmetic(recipe), self.family.stage(stage)
+        if len(positions) <= REPLAYED_ROWS or "moe.topk_ids" in node.inputs:
+            return self.compute(stage, layer, inputs, positions, kind, self.order)
+        # What a stage reads of earlier positions stays whole; every other row stands for itself.
+        out: torch.Tensor | None = None
+        for start in range(0, len(positions), REPLAYED_ROWS):
+            rows = slice(start, start + REPLAYED_ROWS)
+            here = {name: x if name in node.state else x[rows] for name, x in inputs.items()}
+            part = self.compute(stage, layer, here, positions[rows], kind, self.order)
+            if out is None:
+                out = part.new_empty((len(positions), *part.shape[1:]))
+            out[rows] = part
+        assert out is not None
+        return out
 
     def weight_of(self, stage: str, layer: int | None) -> torch.Tensor | None:
         """The weight of a linear stage, dequantized: [N, K] fp32, [E, N, K] for expert rows; None for other stages."""
