@@ -86,7 +86,7 @@ def _explained(
 
 
 def _shifted(values: torch.Tensor, axis: int, by: int, start: int) -> torch.Tensor:
-    """Slot s from `start` on holds what belongs to s - by, or to the nearest slot from `start` on where that is none."""
+    """Slot s from `start` on holds what belongs to s - by, or to the nearest slot from `start` on if that is none."""
     slots = values.shape[axis]
     edge = values.narrow(axis, start if by > 0 else slots - 1, 1)
     fill = edge.expand(*(abs(by) if size == axis % values.ndim else -1 for size in range(values.ndim)))

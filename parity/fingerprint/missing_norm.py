@@ -37,8 +37,8 @@ def detect_missing_norm(field: ErrorField) -> Fingerprint | None:
     unit = entered * torch.rsqrt(entered.square().mean(1, keepdim=True) + eps)
     weight = (y * unit).sum(0) / unit.square().sum(0).clamp(min=1e-30)
     rows = telling_rows(field)
-    some = (t.view(field.rows, -1, width)[rows].view(-1, width) for t in (entered, unit))
-    tried = _without(*some, weight, eps).values()
+    here, there = (t.view(field.rows, -1, width)[rows].view(-1, width) for t in (entered, unit))
+    tried = _without(here, there, weight, eps).values()
     if not any(worth_trying(field, rows, value.reshape(len(rows), -1)) for value in tried):
         return None
     steps = _without(entered, unit, weight, eps)

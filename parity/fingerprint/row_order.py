@@ -13,7 +13,8 @@ from parity.fingerprint.sums import squared_distance, squared_norm
 from parity.records import Slice
 
 SAMPLE = 256
-"""Wrong rows that are looked for, and columns by which they are, evenly spread; the share of found ones is then known to 3 % (binomial, 1 sigma)."""
+"""Wrong rows that are looked for, and columns by which they are, evenly spread; the share of found ones is then known
+to 3 % (binomial, 1 sigma)."""
 
 SAME_SHIFT = 0.9
 """Share of the moved rows that must have moved by the same number of rows; equal rows have several sources."""

@@ -99,9 +99,7 @@ def _given(weight: torch.Tensor | None, expert: int | None, inputs: int, outputs
     return one.to(torch.float32) if tuple(one.shape) == (outputs, inputs) else None
 
 
-def _solved(
-    x: torch.Tensor, y: torch.Tensor, *, sut: torch.Tensor | None, error: torch.Tensor
-) -> torch.Tensor | None:
+def _solved(x: torch.Tensor, y: torch.Tensor, *, sut: torch.Tensor | None, error: torch.Tensor) -> torch.Tensor | None:
     """The weight [N, K] that makes y of x; None where rows are too few, y is no linear map of x, or no weight at all
     explains the error of `sut` (None: not asked)."""
     if len(x) < ROWS_PER_INPUT * x.shape[1] or not bool(y.any()):
