@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from parity.errors import RunnerError
+from parity_oracles.vllm.packing import Packed, Packing
 
 SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core in this process: hooks must reach the model
@@ -30,14 +30,6 @@ ADAPTIVE = "adaptive_long_prefill_threshold"
 def is_installed() -> bool:
     """True where this interpreter can import vLLM."""
     return find_spec("vllm") is not None
-
-
-@dataclass
-class Packed:
-    """How the engine's worker packed the step in progress: its names of the requests and their rows, in order."""
-
-    names: list[str] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
 
 
 class Engine:
@@ -71,7 +63,6 @@ class Engine:
                 "Leave VLLM_ENABLE_V1_MULTIPROCESSING at 0 and tensor_parallel_size at 1.",
             )
         self._runner = found[0].model_runner
-        self._scheduled: Any = None
         self._chunk: int | None = None
         self._most = 0
 
@@ -158,41 +149,8 @@ class Engine:
     @contextmanager
     def packed(self) -> Iterator[Callable[[], Packed]]:
         """Within it, the function given says at any moment of a forward pass how its batch is packed."""
-        runner, packed = self._runner, Packed()
-        undo: list[Callable[[], None]] = []
-        execute = runner.execute_model
-
-        def note(scheduled: Any, *args: Any, **kwargs: Any) -> Any:
-            packed.names, packed.counts = [], []
-            self._scheduled = scheduled
-            return execute(scheduled, *args, **kwargs)
-
-        vars(runner)["execute_model"] = note
-        undo.append(lambda: vars(runner).pop("execute_model"))
-        prepare = getattr(runner, "prepare_inputs", None)
-        if prepare is not None:  # the second generation of model runners makes a batch for each step
-
-            def prepared(*args: Any, **kwargs: Any) -> Any:
-                batch = prepare(*args, **kwargs)
-                packed.names = list(batch.req_ids)
-                packed.counts = [int(n) for n in batch.num_scheduled_tokens[: len(packed.names)]]
-                return batch
-
-            vars(runner)["prepare_inputs"] = prepared
-            undo.append(lambda: vars(runner).pop("prepare_inputs"))
-        try:
-            yield lambda: self._packed_now(packed)
-        finally:
-            for one in undo:
-                one()
-
-    def _packed_now(self, packed: Packed) -> Packed:
-        if packed.names:
-            return packed
-        # The first generation keeps one batch that it rearranges before each step.
-        counts = self._scheduled.num_scheduled_tokens
-        names = [name for name in self._runner.input_batch.req_ids if name in counts]
-        return Packed(names, [counts[name] for name in names])
+        with Packing(self._runner).watched() as now:
+            yield now
 
     def close(self) -> None:
         """End the engine and let go of its memory."""

@@ -129,7 +129,7 @@ class VllmRunner:
             tuple(request.ids for request in requests), tuple(len(r.ids) - schedule.decode for r in requests)
         )
         self._fill_cache(requests)
-        run = self._run(requests, schedule)
+        run = self.run_of(requests, schedule)
         if capture is None and not graft:
             self._feed(requests, feeding, schedule, None, frozenset(), live=False)
             return MemoryTrace(run, (), {})
@@ -227,7 +227,7 @@ class VllmRunner:
                 for group in [grafting.group] if grafting is not None else progress.groups(step.batch):
                     _check_chunk(group, step.batch, schedule.chunk)
                     if recorder is not None:
-                        self._record(recorder, step, group, feeding, grafting)
+                        self.record(recorder, step, group, feeding, grafting)
 
             told = Told(batch, done, force, None if grafting is None else grafting.show)
             with self._aborting(known), self.tap.installed(told, self._needed(wanted)):
@@ -254,7 +254,8 @@ class VllmRunner:
         """`wanted`, and the ids of every layer of which expert rows are wanted: they say whose rows those are."""
         return wanted | {(layer, IDS) for layer, stage in wanted if term(stage).axes[0] == "R"}
 
-    def _record(self, recorder: Recorder, step: Step, group: Group, feeding: Feeding, live: Live | None) -> None:
+    def record(self, recorder: Recorder, step: Step, group: Group, feeding: Feeding, live: Live | None) -> None:
+        """Hand a group of rows of a finished step to the recorder; with `live`, what it has not been shown yet."""
         rows = step.batch.rows.take(group.index)
         probe = None if live is None else live.probe
         if probe is None:
@@ -327,11 +328,15 @@ class VllmRunner:
                 found = f"cached={request.cached} of {len(request.ids)} ids, prefix_caching={caching}"
                 raise _cannot("prefix caching on, and less than the prompt cached", found, "Correct the request.")
 
-    def _run(self, requests: Sequence[Request], schedule: Schedule) -> Run:
+    def run_of(
+        self, requests: Sequence[Request], schedule: Schedule, *, absent: Mapping[str, Mapping[str, int]] | None = None
+    ) -> Run:
+        """The run as its trace states it. absent: rows by request that it does not show; by default a cached prefix."""
         info, config = self.describe(), self.engine.config
-        absent = {
-            r.name: {"*": r.cached, "logits": len(r.ids) - schedule.decode - 1} for r in requests if r.cached
-        }  # fmt: skip
+        if absent is None:
+            absent = {
+                r.name: {"*": r.cached, "logits": len(r.ids) - schedule.decode - 1} for r in requests if r.cached
+            }  # fmt: skip
         flags = {
             "runner": "vllm", "vllm": self.engine.version, "model_runner": self.engine.runner_kind,
             "chunk": schedule.chunk, "decode": schedule.decode, "enforce_eager": self._eager,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from parity_oracles.vllm.engine import Packed
+from parity_oracles.vllm.packing import Packed
 from parity_oracles.vllm.runner import VllmRunner
 
 HIDDEN, HEADS, GROUPS, WIDTH, EXPERTS, TOP, VOCAB, BLOCK = 12, 3, 1, 4, 5, 2, 23, 4

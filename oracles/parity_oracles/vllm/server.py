@@ -1,0 +1,157 @@
+"""How are stages captured inside vLLM's own server? An extension of its worker, called over HTTP.
+
+    VLLM_SERVER_DEV_MODE=1 PYTHONPATH=FOLDER_WITH_THE_LAB python -m vllm.entrypoints.openai.api_server --model MODEL \
+        --enforce-eager --no-async-scheduling --worker-extension-cls parity_oracles.vllm.server.Capturing
+    curl -X POST localhost:8000/collective_rpc -H 'Content-Type: application/json' \
+        -d '{"method": "parity_start", "args": ["/tmp/trace"]}'
+    ... requests, as any client sends them ...
+    curl -X POST localhost:8000/collective_rpc -H 'Content-Type: application/json' -d '{"method": "parity_stop"}'
+
+What the steps between the two calls computed is a trace in that folder: requests in the order in which they came in,
+prompt and decode rows by absolute position, ids as the engine fed them. Tensors are held in memory until the end, so
+that a few requests of interest are sent, and no production traffic. Decoding is the server's own: its sampled ids are
+the ids of the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parity.errors import UsageError
+from parity.probes import Recorder
+from parity.runner import CapturePlan, Request, Schedule
+from parity.trace import Trace
+from parity_oracles.vllm.batch import Batch, Feeding, Progress, read_batch
+from parity_oracles.vllm.packing import Packed, Packing
+from parity_oracles.vllm.runner import VllmRunner
+from parity_oracles.vllm.tap import Step, Told
+
+
+class Session:
+    """What the engine computes between `start` and `stop`, whoever asks for it.
+
+    runner: on the engine's model; its own calls are not used. prompts: says of a request, by the engine's name, the ids
+    of its prompt.
+    """
+
+    def __init__(
+        self, runner: VllmRunner, packed: Callable[[], Packed], prompts: Callable[[str], tuple[int, ...]]
+    ) -> None:
+        self._runner = runner
+        self._packed = packed
+        self._prompts = prompts
+        self._ids: dict[str, dict[int, int]] = {}
+        self._steps: list[Step] = []
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        """Hooks on."""
+        told = Told(self._batch, self._steps.append, lambda _batch, _row: None)
+        self._stack.enter_context(self._runner.tap.installed(told, frozenset(self._runner.sites)))
+
+    def stop(self, out: Path | None = None) -> Trace:
+        """Hooks off; the trace, in the folder `out` or in memory. Raises UsageError when nothing was computed."""
+        self._stack.close()
+        names = [name for name in self._ids if self._ids[name]]
+        if not names:
+            raise UsageError(
+                place="capture in vLLM's server",
+                expected="a request between start and stop",
+                found="none",
+                next_step="Send the requests after parity_start has answered.",
+            )
+        feeding = Feeding(tuple(map(self._fed, names)), tuple(len(self._prompts(name)) for name in names))
+        requests = [Request(name, ids) for name, ids in zip(names, feeding.requests, strict=True)]
+        run = self._runner.run_of(requests, Schedule(), absent=self._absent(names))
+        recorder, progress = Recorder(CapturePlan(out=out), run), Progress(feeding)
+        with recorder:
+            for step in self._steps:
+                for group in progress.groups(step.batch):
+                    self._runner.record(recorder, step, group, feeding, None)
+        return recorder.trace()
+
+    def _batch(self, positions: torch.Tensor, ids: torch.Tensor | None) -> Batch:
+        now, first = self._packed(), 0
+        assert ids is not None  # a language model is fed ids
+        at, fed = positions.tolist(), ids.reshape(-1).tolist()
+        for name, count in zip(now.names, now.counts, strict=True):
+            rows = range(first, first + count)
+            self._ids.setdefault(name, {}).update({at[row]: fed[row] for row in rows})
+            first += count
+        known = {name: number for number, name in enumerate(self._ids)}
+        feeding = Feeding(tuple(map(self._fed, self._ids)), ())
+        return read_batch(now.names, now.counts, positions, ids, known=known, feeding=feeding)
+
+    def _fed(self, name: str) -> tuple[int, ...]:
+        """The ids of a request as far as it was computed: its prompt, and what the engine fed after it."""
+        prompt, seen = self._prompts(name), self._ids[name]
+        return tuple(seen.get(n, prompt[n] if n < len(prompt) else -1) for n in range(max(seen, default=-1) + 1))
+
+    def _absent(self, names: list[str]) -> dict[str, dict[str, int]]:
+        """Rows that were not computed here (a prefix of the cache), and prompt rows of which no logits were asked."""
+        found = {}
+        for number, name in enumerate(names):
+            first = min(self._ids[name])
+            rows = {
+                int(step.batch.rows.position[row])
+                for step in self._steps
+                for row in step.logits
+                if int(step.batch.rows.request[row]) == number
+            }
+            without = next((n for n in range(max(self._ids[name]) + 1) if n in rows), max(self._ids[name]) + 1)
+            if first or without:
+                found[name] = {**({"*": first} if first else {}), "logits": without}
+        return found
+
+
+class Served:
+    """The engine of a server as the runner sees it, from inside its worker."""
+
+    def __init__(self, worker: Any) -> None:
+        self._runner = worker.model_runner
+        self.model = self._runner.get_model()
+        self.config = worker.vllm_config
+
+    @property
+    def version(self) -> str:
+        import vllm
+
+        return str(vllm.__version__)
+
+    @property
+    def runner_kind(self) -> str:
+        return f"{type(self._runner).__module__}.{type(self._runner).__name__}"
+
+
+class Capturing:
+    """Mixed into vLLM's worker by `--worker-extension-cls`."""
+
+    def parity_start(self, folder: str) -> str:
+        """Capture from now on, into a trace in `folder`, which must not exist or be empty."""
+        if getattr(self, "_parity", None) is not None:
+            raise RuntimeError("a capture is running: parity_stop first")
+        engine: Any = Served(self)
+        eager = bool(engine.config.model_config.enforce_eager)
+        runner = VllmRunner(str(engine.config.model_config.model), engine, eager=eager, apart=True)
+        packing, stack = Packing(engine._runner), ExitStack()
+        packed = stack.enter_context(packing.watched())
+        session = Session(runner, packed, lambda name: packing.prompts.get(name, ()))
+        session.start()
+        self._parity = session, stack, Path(folder)
+        return f"capturing {len(runner.sites)} sites"
+
+    def parity_stop(self) -> str:
+        """Write the trace; says what is in it."""
+        held = getattr(self, "_parity", None)
+        if held is None:
+            raise RuntimeError("no capture is running: parity_start first")
+        session, stack, folder = held
+        self._parity = None
+        stack.close()
+        trace = session.stop(folder)
+        return f"{len(trace.captures)} captures of {len(trace.run.requests)} requests in {folder}"
