@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,7 @@ class Served:
 
     @property
     def version(self) -> str:
-        import vllm
-
-        return str(vllm.__version__)
+        return str(import_module("vllm").__version__)
 
     @property
     def runner_kind(self) -> str:

@@ -36,7 +36,6 @@ class SecondGeneration:
 def test_the_batch_of_the_step_in_progress(kind: Any):
     engine = object.__new__(Engine)
     runner = engine._runner = kind()
-    engine._scheduled = None
     scheduled = SimpleNamespace(num_scheduled_tokens={"a": 5, "b": 1})
     seen: list[Any] = []
     with engine.packed() as packed:
