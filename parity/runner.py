@@ -175,6 +175,8 @@ class RunnerInfo:
     sampler: settings of `generate` that hold when none are asked for (`greedy`, `suppress_tokens`, and the names of
         `parity.sampling.Sampling`).
     variants: paths an op can take besides its own, by op name; `forward(variant={op: path})` chooses.
+    knobs: options it can be opened with, each with the other values that it takes here; what it runs under now is among
+        the flags of its runs. They are turned by opening it anew.
     promises: by name of an invariance (`chunk size`), the largest relative distance (rel_l2 of a row) that this engine
         allows between both arms; 0 is the same bits. One that is not named is not promised.
     """
@@ -189,6 +191,7 @@ class RunnerInfo:
     stages: tuple[str, ...]
     can: frozenset[str]
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    knobs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     inner: frozenset[str] = frozenset()
     bound: frozenset[str] | None = None
     sampler: Mapping[str, Any] = field(default_factory=dict)

@@ -82,8 +82,8 @@ class Fault:
     name: str
     family: str
     summary: str
-    truth: Site | None
-    cause: str | None
+    truth: Site | None = None
+    cause: str | None = None
     control: bool = False
     simulated: bool = False
     launch: Mapping[str, Op] = field(default_factory=dict)

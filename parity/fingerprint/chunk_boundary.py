@@ -26,6 +26,7 @@ LEAST_ROWS = 4
 def detect_chunk_boundary(field: ErrorField) -> Fingerprint | None:
     """Find the position before which every token is at the noise, and from which on the tokens are far over it.
 
+    Silent where decode begins at that position: `phase.py` tells of it.
     The position is a boundary of launches where these are known, else a multiple of a power of two from 16 up. score:
     half of the later tokens' share of the error; for `attn.context` with its inputs at hand, the share that attention
     over each chunk's own keys explains, if that is more.
@@ -40,6 +41,8 @@ def detect_chunk_boundary(field: ErrorField) -> Fingerprint | None:
     at = _step(error)
     if at is None:
         return None
+    if field.phase is not None and field.phase[at] != field.phase[at - 1]:
+        return None  # decode begins there: another kernel, and no chunk's end
     start = int(position[at])
     known = field.launch is not None and len(np.unique(launch)) > 1
     chunks = power_of_two_steps(start)

@@ -79,12 +79,12 @@ DETECTORS: tuple[Detector, ...] = (
     detect_tile_scaled,
     detect_block_scales,
     detect_head_spread,
+    detect_phase,
     detect_columns_wrong,
     detect_columns_exchanged,
     detect_row_factor,
     detect_channel_factor,
     detect_missing_bias,
-    detect_phase,
 )
 """All detectors, the more specific first: of two that explain a field equally well, the earlier one stands first."""
 

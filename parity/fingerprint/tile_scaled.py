@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.fingerprint.causes import TILE_AMPLIFIED
+from parity.fingerprint.causes import PHASE_ONLY, TILE_AMPLIFIED
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, collinear, listed, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
@@ -32,8 +32,8 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
     """Find a rectangle, rows of one expert or consecutive tokens by consecutive columns, multiplied by one factor.
 
     Silent when the rectangle holds all rows of the tensor, or of an expert of more than one tile: that is a constant
-    ratio. score: the share
-    of the error that the factor explains inside the rectangle.
+    ratio. Where it holds all rows of one phase and of no other, the cause is that phase's kernel, and no tile.
+    score: the share of the error that the factor explains inside the rectangle.
     """
     rows, width = field.rows, field.width
     strips = -(-width // STRIP)
@@ -90,6 +90,16 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
         "last_row": int(at[-1]),
         "columns": [first, last],
     }
+    columns = None if (first, last) == (0, width) else (first, last)
+    phase = _phase_of(field, tile)
+    if phase is not None:
+        sentence = (
+            f"In {phase}, and there alone, columns {first} to {last - 1} are {ratio:.4g} times the oracle: "
+            f"{percent(score)} of the error."
+        )
+        positions = field.row_position[tile]
+        where = Slice(columns=columns, positions=(int(positions.min()), int(positions.max()) + 1))
+        return Fingerprint(PHASE_ONLY, score, {**numbers, "phase": phase}, sentence, where)
     of = f" of expert {main}" if experts is not None else ""
     sentence = (
         f"Rows {at[0]} to {at[-1]}{of}, columns {first} to {last - 1}, are {ratio:.4g} times the oracle; rows "
@@ -98,7 +108,7 @@ def detect_tile_scaled(field: ErrorField) -> Fingerprint | None:
     where = Slice(
         experts=(main,) if experts is not None else None,
         rows=tuple(at.tolist()),
-        columns=None if (first, last) == (0, width) else (first, last),
+        columns=columns,
     )
     return Fingerprint(TILE_AMPLIFIED, score, numbers, sentence, where)
 
@@ -108,6 +118,14 @@ def _ends_at_a_tile(tile: NDArray[np.bool_], number: NDArray[np.int64], inside: 
     first, last = int(number[tile].min()), int(number[tile].max())
     beyond = inside & ((number < first) | (number > last))
     return bool(beyond.any()) and first % height == 0 and (last + 1) % height == 0
+
+
+def _phase_of(field: ErrorField, tile: NDArray[np.bool_]) -> str | None:
+    """The phase whose rows these are, all of them and no others, of two; else None."""
+    if field.phase is None or len(set(field.phase.tolist())) != 2:
+        return None
+    phases = np.repeat(field.phase, field.slots)
+    return next((str(name) for name in set(phases.tolist()) if (tile == (phases == name)).all()), None)
 
 
 def _carry(yy: NDArray[np.float64], dy: NDArray[np.float64], factor: float) -> NDArray[np.bool_]:

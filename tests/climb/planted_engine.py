@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from parity.runner import RunnerInfo
 from parity_oracles.checkpoint import read_checkpoint
 from parity_oracles.recipes.runner import RecipeRunner
 
 
 class Scaled(RecipeRunner):
-    """The down projection of layer 1 comes out a tenth too large."""
+    """The down projection of layer 1 comes out a tenth too large, or by another factor. idle: changes nothing, though
+    the engine says that it can be turned; so does it of `order` 99, which there is not."""
+
+    factor = 1.1
+
+    def describe(self) -> RunnerInfo:
+        return replace(super().describe(), knobs={"factor": ("1.0",), "idle": ("1",), "order": ("99",)})
+
+    def flags(self) -> dict[str, Any]:
+        return {**super().flags(), "factor": self.factor}
 
     def compute(self, stage: str, layer: int | None, *args: Any) -> torch.Tensor:
         out = super().compute(stage, layer, *args)
-        return (out.float() * 1.1).to(out.dtype) if (layer, stage) == (1, "moe.down") else out
+        return (out.float() * self.factor).to(out.dtype) if (layer, stage) == (1, "moe.down") else out
 
 
-def open_scaled(model: str, *, order: int = 3) -> Scaled:
+def open_scaled(model: str, *, order: int = 3, factor: float = 1.1, idle: int = 0) -> Scaled:
     """The faulty engine on the model folder."""
-    return Scaled(read_checkpoint(Path(model)), order=order)
+    engine = Scaled(read_checkpoint(Path(model)), order=order)
+    engine.factor = factor
+    return engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from parity.climb import RUNGS, Case, Investigation, Status
 from parity.climb.bench import Bench
 from parity.climb.counted import Counted
 from parity.climb.folklore import FOLKLORE
+from parity.climb.knobs import turn_knobs
 from parity.decode import compare_decoding
 from parity.errors import UsageError
 from parity.fingerprint.causes import CONSTANT_RATIO, SAMPLER
@@ -184,7 +186,29 @@ def test_a_knob_that_clears_and_one_that_does_nothing_are_told_apart(climb_on: C
     assert knobs["mlp.norm"]["verdict"] == "clears"
     assert knobs["mlp.norm"]["sites_changed"] > 0
     assert knobs["attn.out"]["verdict"] == "not shown to take effect"
-    assert set(found.results[3].numbers["knobs"]) == {"mlp.norm=reference", "attn.out=reference", "embed.out=reference"}
+    chunk = knobs["chunk"]
+    assert chunk["path"] == "24"
+    assert "chunk 24" in chunk["shown"], "the run itself says that it was fed so"
+    assert chunk["verdict"] == "no change"
+    ops = {"mlp.norm=reference", "attn.out=reference", "embed.out=reference"}
+    assert set(found.results[3].numbers["knobs"]) == {*ops, "chunk=24"}
+
+
+@pytest.mark.long
+def test_options_of_opening_are_knobs_too(case: Case, exact: Any, bf16_model: Path, tmp_path: Path):
+    """Each in an engine opened anew: one that mends, one that does nothing, and one that the engine cannot run."""
+    spec = f"tests.climb.planted_engine.open_scaled:{bf16_model}"
+    engine = Counted(open_runner(spec))
+    bench = Bench(
+        replace(case, sut=spec), tmp_path, sut=engine, oracle=exact, emulation=None,
+        floor=Floor.load(Path(str(case.floor))),
+    )  # fmt: skip
+    knobs = {one.op: one for one in turn_knobs(bench)}
+    assert (knobs["factor"].verdict, knobs["factor"].path) == ("clears", "1.0")
+    assert knobs["factor"].shown == "the run says factor 1.0, and 1.1 before"
+    assert knobs["idle"].verdict == "not shown to take effect"
+    assert knobs["order"].verdict == "failed"
+    assert "order of the arithmetic" in knobs["order"].sentence
 
 
 def test_what_was_not_tried_is_not_ruled_out(climb_on: Climb):
@@ -208,3 +232,7 @@ def test_a_knob_that_helps_one_layer_and_hurts_another_is_no_cause():
         _judge(bench, "router", "reference", 5, before, {"L00": (0.1, False), "L01": (0.15, True)}).verdict == "moves"
     )
     assert _judge(bench, "router", "reference", 5, before, before).verdict == "no change"
+    assert _judge(bench, "kv", "f32", 0, before, before).verdict == "not shown to take effect"
+    mended = {"L00": (0.1, False), "L01": (0.15, False)}
+    assert _judge(bench, "kv", "f32", 5, before, mended).verdict == "clears"
+    assert _judge(bench, "dtype", "f32", 5, before, mended, judged=False).verdict == "moves", "another recipe's floor"

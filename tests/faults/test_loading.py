@@ -22,6 +22,7 @@ def fault(name="x", family="qwen3_moe", truth=Site((0,), "moe.up"), cause="const
 """
 GOOD = HEAD + "FAULTS = [fault('good')]"
 BAD = {
+    "no_truth": (HEAD + "FAULTS = [Fault('x', 'qwen3_moe', '', op='router', wrap=wrap)]", "truth"),
     "syntax": ("FAULTS = [", "SyntaxError"),
     "missing": ("import no_such_module", "no_such_module"),
     "exits": ("raise SystemExit(3)", "SystemExit"),
@@ -134,3 +135,10 @@ def test_instances_are_drawn_by_seed_within_the_model_and_pass_the_check():
 def test_where_is_for_calls_in_progress():
     with pytest.raises(UsageError, match="inside a call"):
         where()
+
+
+def test_a_control_needs_no_truth_and_no_cause(tmp_path: Path):
+    given = "FAULTS = [Fault(name='same', family='qwen3_moe', summary='', control=True, op='router', wrap=wrap)]"
+    (tmp_path / "control.py").write_text(HEAD + given)
+    (found,), problems = load_faults(tmp_path)
+    assert (found.truth, found.cause, problems) == (None, None, ())

@@ -141,6 +141,18 @@ T = {
             (lab.tensors["attn.out"] + 0.4 * random_like(lab.tensors["attn.out"]))[:-12], lab.tensors["attn.out"][-12:],
         ])), **phases(lab)),
     ),
+    "a part of decode halved": Planted(
+        C.PHASE_ONLY,
+        lambda lab: replace(lab.field("attn.out", put(
+            lab.tensors["attn.out"].clone(), (slice(-12, None), slice(16, 40)), lab.tensors["attn.out"][-12:, 16:40] / 2
+        )), **phases(lab)),
+    ),
+    "decode wrong throughout": Planted(
+        C.PHASE_ONLY,
+        lambda lab: replace(lab.field("attn.out", torch.cat([
+            lab.tensors["attn.out"][:-12], (lab.tensors["attn.out"] + 0.4 * random_like(lab.tensors["attn.out"]))[-12:],
+        ])), **phases(lab)),
+    ),
     "transposed": Planted(
         C.TRANSPOSED, lambda lab: lab.field("attn.q", by_weight(lab, "attn.q", "attn.norm",
                                                                lambda w: w.reshape(w.shape[1], w.shape[0]).T)),

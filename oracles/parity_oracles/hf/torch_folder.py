@@ -54,9 +54,23 @@ def open_runner(
             next_step="Correct the option.",
         )
     compilation = Compilation(compile, mode, fullgraph, dynamic, emulate_precision_casts)
-    return TorchRunner(
+    runner = TorchRunner(
         torch_model(Path(model), dtype=dtype, attention=attention, device=device, stage_map=stage_map), compilation
     )
+    runner.knobs = _knobs(dtype, attention, compile, mode, graphs=device.startswith("cuda"))
+    return runner
+
+
+def _knobs(dtype: str, attention: str, compile: str, mode: str, *, graphs: bool) -> dict[str, tuple[str, ...]]:
+    """How else this folder can be opened: graph or none, recipe, attention, and CUDA graphs where there are any."""
+    known = {
+        "attention": (attention, tuple(ATTENTION)),
+        "dtype": (dtype, tuple(DTYPES)),
+        "compile": (compile, ("none", "inductor")),
+        "mode": (mode, ("default", "reduce-overhead") if graphs and compile == "inductor" else ()),
+    }
+    found = {name: tuple(one for one in values if one != now) for name, (now, values) in known.items()}
+    return {name: values for name, values in found.items() if values}
 
 
 def preview_runner(model: str, *, dtype: str = "float32", attention: str = "eager", **options: Any) -> RunnerPreview:

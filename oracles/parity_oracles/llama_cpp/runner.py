@@ -15,7 +15,7 @@ import torch
 from parity.errors import UsageError
 from parity.preview import RunnerPreview
 from parity.records import Rows
-from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, Schedule
+from parity.runner import CapturePlan, ComputedGraft, Generation, Graft, Request, RunnerInfo, Schedule
 from parity.sampling import Sampling
 from parity.trace import Trace, lineage_of
 from parity_oracles.checkpoint import read_checkpoint
@@ -59,6 +59,16 @@ class LlamaCppRunner(Feeder):
         self.model = Model(file.path)
         self._tap: Tap | None = None
         self._room = ROOM
+
+    def describe(self) -> RunnerInfo:
+        """As every oracle does; the cache's dtype, flash attention and the size of a micro-batch can be turned."""
+        small = "16" if self.ubatch != 16 else "32"
+        knobs = {
+            "kv": tuple(one for one in KV if one != self.kv),
+            "flash_attn": (str(not self.flash).lower(),),
+            "ubatch": (small,),
+        }
+        return replace(super().describe(), knobs=knobs)
 
     def effective(self) -> dict[str, Any]:
         """What llama.cpp read of the file."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ class TorchRunner(Feeder):
     """
 
     name = "torch"
+    knobs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    """Set by whoever opened the module and knows how it can be opened otherwise; see RunnerInfo."""
 
     def __init__(self, model: TorchModel, compilation: Compilation | None = None) -> None:
         self.model = model
@@ -69,6 +72,7 @@ class TorchRunner(Feeder):
             stages=tuple(stage for stage in info.stages if stage in stages),
             environment=capture_environment(device=self.model.device, interpreted=False),
             inner=frozenset(stage for source in sums for stage in source.stages),
+            knobs=self.knobs,
         )
 
     def flags(self) -> dict[str, Any]:

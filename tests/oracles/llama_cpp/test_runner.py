@@ -90,6 +90,7 @@ def test_prefill_decode_and_chunks_agree(family: str, open_engine: Callable[...,
 
 def test_a_long_prompt_is_cut_as_llama_cpp_cuts_it(open_engine: Callable[..., Any]) -> None:
     engine = open_engine("qwen3", ubatch=16)
+    assert engine.describe().knobs == {"kv": ("f32",), "flash_attn": ("true",), "ubatch": ("32",)}
     trace = engine.forward([REQUEST], capture=CapturePlan(stages=("logits",)))
     assert [len(c.rows) for c in trace.captures] == [16, 16, 8]
     assert [c.chunk for c in trace.captures] == [0, 1, 2]

@@ -88,6 +88,8 @@ def test_it_is_found_by_name_with_its_options(folders: dict[str, Path], tmp_path
     assert isinstance(runner, TorchRunner)
     assert runner.describe().recipe.name == "bf16_torch_sdpa"
     assert runner.flags()["attn_implementation"] == "sdpa"
+    knobs = {"attention": ("eager",), "dtype": ("float32",), "compile": ("none", "inductor")}
+    assert runner.describe().knobs == knobs, "what it can be opened with otherwise"
     shown = preview_runner(f"torch:{folders['llama']}", dtype="bfloat16", compile="aot_eager", attention="sdpa")
     assert (shown.recipe, shown.stages) == ("bf16_torch_sdpa", runner.describe().stages)
     with pytest.raises(UsageError, match="attention one of eager, sdpa"):
