@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LAB_READY := $(VENV)/.notebooks
 TEST_THREADS := OMP_NUM_THREADS=1
 # One process a core; `make TEST_WORKERS=0` runs them one after the other.
 TEST_WORKERS ?= auto
@@ -30,7 +31,7 @@ demo: $(READY)
 test: $(READY) lint use-engines
 	$(PYTEST) -m "not long"
 
-test-long: $(READY) use-engines
+test-long: $(LAB_READY) use-engines
 	$(PYTEST) -m long
 
 # Builds what is missing: five to eight minutes for llama.cpp on two cores, once for each version; vLLM is fetched.
@@ -69,10 +70,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[hf,triton,http,llama_cpp,plots,dev]"
 	@touch $@
 
-# The notebooks as JupyterLab opens them, made from their sources; a change there is written back by jupytext.
-notebook: $(READY)
+# JupyterLab and what the notebooks show beside figures; the other targets do without.
+$(LAB_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[notebooks]"
-	cd notebooks && ../$(BIN)/jupytext --quiet --update --to ipynb *.py && ../$(BIN)/jupyter lab
+	@touch $@
+
+# The notebooks as JupyterLab opens them, made from their sources; a change there is written back by jupytext.
+# On a machine without a screen, or as root: make notebook LAB="--no-browser --allow-root".
+LAB ?=
+notebook: $(LAB_READY)
+	cd notebooks && ../$(BIN)/jupytext --quiet --update --to ipynb *.py && ../$(BIN)/jupyter lab $(LAB)
 
 clean:
 	rm -rf $(VENV) demo-report notebooks/*.ipynb

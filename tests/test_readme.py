@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,39 @@ def test_every_command_runs_in_order(
         printed = capsys.readouterr()
         assert end.value.code == 0, f"{command}: {printed.err}"
         assert printed.out, command
+
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+RUN = {
+    "python": "test_the_example_prints_what_the_readme_shows",
+    "py": "test_the_lab_of_the_readme_runs",
+    "console": "test_every_command_runs_in_order",
+    "text": "test_the_example_prints_what_the_readme_shows",
+}
+"""Which test runs the blocks of a language; `text` is what one of them prints, or what the demo's own test holds."""
+
+
+@pytest.mark.parametrize("text", [README, METHODOLOGY], ids=["README", "METHODOLOGY"])
+def test_no_block_of_commands_is_left_to_itself(text: str):
+    for language, body in FENCE.findall(text):
+        lines = body.replace("\\\n", " ").strip().splitlines()
+        if language == "console":
+            assert all(line.startswith("$ parity ") for line in lines), body
+        elif language == "sh":
+            own = [line for line in lines if line.startswith("parity ")]
+            other = [line for line in lines if not line.startswith("parity ")]
+            assert not own or not other, f"a block of two kinds is run by no test: {body}"
+            assert all(line.startswith(("make ", "python3 -m venv", ".venv/bin/pip install")) for line in other), body
+        else:
+            assert language in RUN, f"no test runs blocks of {language!r}: {body}"
+
+
+def test_what_is_installed_by_hand_exists():
+    (command,) = [line for block in blocks("sh") for line in block.splitlines() if "pip install" in line]
+    (asked,) = re.findall(r"'\.\[(.+)\]'", command)
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(asked.split(",")) <= set(declared)
+    assert (ROOT / re.findall(r"--constraint (\S+)", command)[0]).is_file()
 
 
 def test_every_link_of_the_methodology_leads_somewhere():

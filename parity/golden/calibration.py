@@ -4,19 +4,24 @@ A derived floor covers one rounding (or N) of a common exact value. A computatio
 by more, by how much depends on instruction set and libraries, and nobody should have to guess it. So a trusted
 implementation is run here, a few times in different honest ways, and held against exact arithmetic:
 
-    m(E) = the worst of these runs' distances in environment E, in derived floors, by tensor, kind of slice and metric
+    m(i, k) = run i's distance in derived floors, by k: tensor, kind of slice and metric; at least 1/2, an element's 1
+    m(E, k) = max_i m(i, k) * c, and c = the largest, over all k, of the worst run over the second worst
 
 A golden was written in environment A and is checked in B. Each side is within m of the same exact values, so the two
-are within m(A) + m(B) of each other (triangle inequality). That sum is the limit, never below one floor; in the
-environment of the golden it is 2 m(A). No factor is written by hand, and no number of the code under test enters.
+are within m(A) + m(B) of each other (triangle inequality). That sum is the limit, never below one floor, which is what
+the halves are for; in the environment of the golden it is 2 m(A). No factor is written by hand, and no number of the
+code under test enters.
 
-An honest run of its own passes the worst of n exchangeable ones with probability at most 1 / (n + 1) (conformal
-prediction; Vovk et al. 2005): a false alarm has at most 2 / (n + 1).
+What can raise an alarm is a whole check, dozens of k at once, so the run is the unit and c is there: R(i) = max_k of
+m(i, k) over the worst of the *other* runs is a score of one run among the others. Of n + 1 exchangeable runs, a new one
+has the largest R with probability at most 1 / (n + 1) (conformal prediction; Vovk et al. 2005); left out of the others'
+scores it can only raise those, and the largest of them is c. So an honest run passes m at any k at all with at most
+1 / (n + 1), and a false alarm, for which one of the two sides must, has at most 2 / (n + 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +55,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class MeasuredFloor:
-    """What a calibration measured in one environment. distinct: runs that differ in any bit; equal ones count once."""
+    """What a calibration measured in one environment.
+
+    limits: m(E, k). distinct: runs that differ in any bit; equal ones count once.
+    """
 
     numerics: Mapping[str, str]
     limits: Limits
@@ -71,22 +79,44 @@ def measure_floor(
             "a derived floor as unit, and at least one run", f"{floor.label}, {calibration.runs} runs", "Leave one out."
         )
     exact = contents_of(calibration.exact())
-    limits: dict[str, dict[str, float]] = {}
+    scores: list[dict[str, dict[str, float]]] = []
     seen: list[Contents] = []
     for number in range(calibration.runs):
         honest = contents_of(calibration.honest(number))
         _check_alike(honest, like)
+        own: dict[str, dict[str, float]] = {}
 
-        def noting(derived: DerivedFloor, tensor: str, sites: frozenset[str]) -> DerivedFloor:
-            return NotingFloor(derived.model, tensor, sites, limits)
+        def noting(derived: DerivedFloor, tensor: str, sites: frozenset[str], own: Any = own) -> DerivedFloor:
+            return NotingFloor(derived.model, tensor, sites, own)
 
         # Rounded side first: the unit is the floor of its dtype.
         for record in compare_contents(
             golden=honest, actual=exact, floor=floor, same_dtype=False, gate=noting
         ).comparisons:
             _refuse_fault(record, number)
-        seen += [] if any(_equal(honest, other) for other in seen) else [honest]
-    return MeasuredFloor(dict(numerics), limits, calibration.runs, len(seen))
+        if not any(_equal(honest, other) for other in seen):
+            seen.append(honest)
+            scores.append(own)
+    return MeasuredFloor(dict(numerics), limits_of(scores), calibration.runs, len(seen))
+
+
+def limits_of(runs: Sequence[Limits]) -> Limits:
+    """m(E, k) of distinct runs' scores m(i, k); of one run alone its own scores, with which nothing is promised."""
+    ranked = {
+        (key, kind): sorted((max(_least(kind), run.get(key, {}).get(kind, 0.0)) for run in runs), reverse=True)
+        for key, kind in {(key, kind) for run in runs for key, kinds in run.items() for kind in kinds}
+    }
+    apart = max((worst[0] / worst[1] for worst in ranked.values() if len(worst) > 1), default=1.0)
+    found: dict[str, dict[str, float]] = {}
+    for (key, kind), worst in sorted(ranked.items()):
+        found.setdefault(key, {})[kind] = apart * worst[0]
+    return found
+
+
+def _least(kind: str) -> float:
+    """Two halves are one floor, which is allowed in any case. An element's score is 0 up to one floor and says nothing
+    below: each side may be off by that much unseen."""
+    return 1.0 if kind.endswith(" element") else 0.5
 
 
 def combine(*, then: MeasuredFloor, now: MeasuredFloor) -> Limits:

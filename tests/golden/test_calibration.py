@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from parity.golden import (
     with_environment,
     write_golden,
 )
+from parity.golden.calibration import MeasuredFloor, limits_of
 from parity.golden.numerics import difference_words
 from parity.records import Verdict
 
@@ -151,6 +153,32 @@ def test_what_is_no_calibration_is_refused(case):
     bad = replace(CALIBRATION, honest=BAD[case])
     with pytest.raises(GoldenError):
         make_golden(contents_of(chain(torch.bfloat16, 0)), test="t", name=None, floor=FLOOR, calibration=bad)
+
+
+def test_an_honest_run_passes_at_any_of_many_kinds_as_seldom_as_is_said():
+    """The unit is the run: 40 kinds of heavy tails and unlike scales, 9 runs, 600 checks of a new one each."""
+    draw = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(600):
+        scores = 5 * np.exp(draw.normal(size=(10, 40)) * np.linspace(0.05, 1.0, 40))
+        *runs, new = [{"y": {str(k): float(v) for k, v in enumerate(row)}} for row in scores]
+        limits = limits_of(runs)["y"]
+        alarms += any(value > limits[kind] for kind, value in new["y"].items())
+    # 1 / (9 + 1) is the bound; three standard errors of 600 draws above it. The worst of each kind alone, without c,
+    # would let such a run alarm in nearly every draw.
+    assert alarms / 600 <= 0.1 + 3 * (0.09 / 600) ** 0.5
+
+
+def test_one_run_alone_promises_nothing_and_small_scores_count_as_half_a_floor():
+    assert limits_of([{"y": {"row rel_l2": 3.0}}]) == {"y": {"row rel_l2": 3.0}}
+    two = limits_of([{"y": {"a": 0.0, "b": 4.0}}, {"y": {"a": 0.01, "b": 2.0}}])
+    assert two == {"y": {"a": 1.0, "b": 8.0}}
+    assert limits_of([]) == {}
+    # No element of either run is over its floor: each may yet be off by one, and two sides by two.
+    seen = limits_of([{"y": {"row element": 0.0}}, {"y": {"row element": 0.0}}])
+    assert seen == {"y": {"row element": 1.0}}
+    here = MeasuredFloor({}, seen, 2, 2)
+    assert combine(then=here, now=here) == {"y": {"row element": 2.0}}
 
 
 def test_limits_are_never_below_one_floor():
