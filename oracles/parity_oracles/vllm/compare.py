@@ -2,8 +2,8 @@
 
     python -m parity_oracles.vllm.compare MODEL --oracle hf:MODEL --prompts FILE --floor FLOOR
 
-Exit code 0: everything within the floor; 1: a divergence; 2: no verdict (no floor, or not everything could be judged),
-or a refusal.
+Exit code 0: everything within the floor; 1: a divergence, of the whole pass or of a stage on its own inputs; 2: no
+verdict (no floor, or not everything could be judged), or a refusal.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from parity.cli.inputs import parse_options, tokenize_file
 from parity.compare import Outcome, compare_traces, floor_map, layer_table, open_floor
 from parity.errors import UsageError
 from parity.floor import Floor, NoiseFloor
+from parity.ladder.replay import Replay
 from parity.ladder.sweep import sweep_against
 from parity.promptfile import read_prompt
-from parity.records import Summary
+from parity.records import Comparison, Summary, Verdict
 from parity.runner import CapturePlan, Graft, Request, Schedule, open_runner
 from parity.trace import Trace
 
@@ -34,12 +35,22 @@ CHOICE = "moe.topk_ids"
 @dataclass(frozen=True)
 class Compared:
     """vLLM against an oracle. unobservable: stages that were not compared, since the engine does not show them, with
-    the reason. flips: by layer, tokens whose chosen experts differ from the oracle's own choice, and tokens."""
+    the reason. flips: by layer, tokens whose chosen experts differ from the oracle's own choice, and tokens.
+    isolated: each stage on the engine's own inputs, where that was asked for: what inherited errors hide in `summary`.
+    """
 
     summary: Summary
     sut: Trace
     unobservable: Mapping[str, str]
     flips: Mapping[int, tuple[int, int]]
+    isolated: Summary | None = None
+
+    @property
+    def added(self) -> list[Comparison]:
+        """Stages that add more error than their recipe does, the worst first."""
+        found = [] if self.isolated is None else self.isolated.comparisons
+        over = [one for one in found if one.verdict in (Verdict.EXCEEDS_FLOOR, Verdict.NONFINITE)]
+        return sorted(over, key=lambda one: -(one.over_floor or 0.0))
 
 
 def compare_engine(
@@ -50,12 +61,14 @@ def compare_engine(
     schedule: Schedule = Schedule(),
     floor: NoiseFloor | None = None,
     free: bool = False,
+    isolated: bool = False,
     out: Path | None = None,
 ) -> Compared:
     """Run the requests, together, through engine and oracle, and judge every stage that the engine shows.
 
     oracle, sut: runners. free: let the oracle choose its own experts; otherwise it is given those of the engine, whose
     choice is judged by itself, so that a near-tie of the router does not drown what the experts computed.
+    isolated: judge each stage on the engine's own inputs as well; for an oracle that can replay and a calibrated floor.
     out: a folder to keep the engine's trace in. Raises what the runners raise, and UsageError for a floor of another
     recipe or model.
     """
@@ -76,7 +89,10 @@ def compare_engine(
     else:
         truth = oracle.forward(plain, capture=plan, graft=_grafts(trace))
         summary = sweep_against(oracle, truth, trace, floor=floor)  # pyright: ignore[reportArgumentType]
-    return Compared(summary, trace, dict(sut.unobservable), _flips(summary))
+    alone = None
+    if isolated and isinstance(floor, Floor) and "isolated" in floor.gates and "replay" in oracle.describe().can:
+        alone = Replay(trace, oracle).compare(floor=floor)
+    return Compared(summary, trace, dict(sut.unobservable), _flips(summary), alone)
 
 
 def _grafts(trace: Trace) -> list[Graft]:
@@ -125,6 +141,9 @@ def main(
     ] = 0,
     longest: Annotated[int | None, typer.Option(help="Ids kept of each prompt.")] = None,
     free: Annotated[bool, typer.Option("--free", help="The oracle chooses its own experts.")] = False,
+    isolated: Annotated[
+        bool, typer.Option(help="Judge each stage on the engine's own inputs too, with a calibrated floor.")
+    ] = True,
     out: Annotated[Path | None, typer.Option(help="Keep vLLM's trace in this folder.")] = None,
     option: Annotated[list[str] | None, typer.Option("--option", "-o", help="Of vLLM's runner, KEY=VALUE.")] = None,
     oracle_option: Annotated[list[str] | None, typer.Option(help="Of the oracle, KEY=VALUE.")] = None,
@@ -148,6 +167,7 @@ def main(
             schedule=Schedule(chunk=chunk, decode=decode),
             floor=opened,
             free=free,
+            isolated=isolated and not cached,
             out=out,
         )
     outcome = Outcome(found.summary, opened, found.sut.run.family)
@@ -157,10 +177,14 @@ def main(
             "engine": {"runner": "vllm", "recipe": found.sut.run.recipe, "flags": found.sut.run.flags},
             "unobservable": found.unobservable,
             "router_flips": {str(layer): list(counts) for layer, counts in found.flips.items()},
+            "isolated": None if found.isolated is None else {
+                "verdicts": found.isolated.verdicts, "worst_over_floor": found.isolated.worst_over_floor,
+                "added": found.added,
+            },
         })  # fmt: skip
     else:
         _show(found, outcome)
-    raise typer.Exit(outcome.exit_code)
+    raise typer.Exit(1 if found.added else outcome.exit_code)
 
 
 def _show(found: Compared, outcome: Outcome) -> None:
@@ -186,6 +210,14 @@ def _show(found: Compared, outcome: Outcome) -> None:
     if absent:
         console.print(f"From the prefix cache, not compared: {absent:.0f} positions at most", highlight=False)
     console.print(f"Floor: {outcome.floor_words}", highlight=False)
+    if found.isolated is not None:
+        worst = found.isolated.worst_over_floor or 0.0
+        console.print(f"On each stage's own inputs: worst {worst:.2f} of its gate", highlight=False)
+    for one in found.added[:5]:
+        where = f", {one.worst[0].where}" if one.worst else ""
+        console.print(
+            f"Adds error: {one.name}, {one.phase}, {one.over_floor or 0:.1f} of its gate{where}", highlight=False
+        )
     if outcome.first is not None:
         first = outcome.first
         where = f", {first.worst[0].where}" if first.worst else ""

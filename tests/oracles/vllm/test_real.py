@@ -202,6 +202,7 @@ def test_the_command_gives_a_table_and_an_exit_code(python: str):
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert told["healthy"]
+    assert (told["isolated"]["added"], told["isolated"]["worst_over_floor"] < 1) == ([], True)
     assert told["unobservable"].keys() == {"moe.gate", "moe.up", "moe.act"}
     assert told["router_flips"].keys() == {"0", "1", "2", "3"}
 
