@@ -15,7 +15,9 @@ floor      the unit of a row is sqrt(2) times its clean rms error: two logits wh
            a fault     past the limit in the larger of the floor's unit and the row's own;
            not known   between the two: it is excused only by a row that is further off than clean rows usually are.
 emulation  the unit is the root mean square swing between the recipe's emulation and exact arithmetic over all pairs
-           of the CONTENDERS largest logits of every position, on the same ids.
+           of the CONTENDERS largest logits of every position, on the same ids; in a row in which the emulation itself
+           is further off as a whole, that row's own. A row in which the SUT alone is so is not known, as with a floor,
+           up to the worst row that the emulation shows.
 measured   the same between the SUT and the oracle themselves. A faulty SUT makes this unit large, so it judges nothing.
 
 A swing is out of the noise past `limit` units: the normal quantile at ALARM over all pairs looked at (Bonferroni:
@@ -53,8 +55,8 @@ class Noise:
     """source: `floor`, `emulation` or `measured`. unit: [T] logits, NaN where nothing is known. limit: in units.
 
     judges: whether a swing past the limit is a divergence. row: [T] clean rel_l2 of a row of logits that is just within
-    the floor; most: [T] the unit of such a row, which no row's own may exceed; own: [T] root mean square swing of the
-    emulation, or a floor's typical rel_l2 of a row; None where the source has none.
+    the floor; most: [T] the unit of such a row, or of the emulation's worst, which no row's own may exceed; own: [T]
+    root mean square swing of the emulation, or a floor's typical rel_l2 of a row; None where the source has none.
     sentence: where the unit comes from, for a person.
     """
 
@@ -141,15 +143,19 @@ def noise_of_emulation(emulation: torch.Tensor, exact: torch.Tensor, *, recipe: 
             next_step="Give the recipe that the SUT runs in, or a floor.",
         )
     swings = _swings(exact, emulation)
-    unit = math.sqrt(float(np.nanmean(swings**2))) if swings.size else math.nan
-    worst = float(np.nanmax(np.abs(swings))) / unit if swings.size and unit > 0 else 0.0
-    limit = max(limit_of(len(exact)), worst)
+    pooled = math.sqrt(float(np.nanmean(swings**2))) if swings.size else math.nan
+    # A near-tie in a router moves a row as a whole, in every correct engine of this recipe: its own unit then counts.
+    rows = math.sqrt(2) * (emulation - exact).double().std(dim=1, correction=0).numpy()
+    unit = np.maximum(pooled, rows)
+    shown = np.abs(swings) / unit[:, None] if pooled > 0 else np.zeros((1, 1))
+    limit = max(limit_of(len(exact)), float(np.nanmax(shown, initial=0.0)))
     both = 1.0 if exact_oracle else math.sqrt(2)
     sentence = (
-        f"the emulation of {recipe.name} against exact arithmetic on the same {len(exact)} ids: {unit:.3g} a pair of "
-        f"logits, {worst:.1f} times that at most"
+        f"the emulation of {recipe.name} against exact arithmetic on the same {len(exact)} ids: {pooled:.3g} a pair of "
+        f"logits, and more where it is further off as a whole; {limit:.1f} times that"
     )
-    return Noise("emulation", np.full(len(exact), both * unit), limit, True, sentence, own=both * _rms(swings))
+    most = np.full(len(exact), both * float(np.nanmax(rows, initial=0.0)))
+    return Noise("emulation", both * unit, limit, True, sentence, own=both * _rms(swings), most=most)
 
 
 def noise_measured(oracle: torch.Tensor, sut: torch.Tensor, *, why: str) -> Noise:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity.text.matches import measure_variation
+from parity.text.numbers import read_numbers
 from parity.text.tokens import TokenText
 
 PROSE_WORDS, PROSE_SHARE = 3, 0.6
@@ -90,7 +91,7 @@ def counts_as_loop(loop: Loop, text: TokenText) -> bool:
         return False
     twice = slice(loop.start, loop.start + 2 * loop.period)  # a row of words may cross the end of the round
     if loop.kind == "template":
-        if _words_in_rows(text, twice) >= 2 * PARAGRAPH_WORDS:
+        if _words_in_rows(text, twice) >= 2 * PARAGRAPH_WORDS and not _made_of_shorter(text, loop):
             return True
         return loop.repeats >= LEAST_REPEATS["template"] and _prose(text, twice)
     stanza = loop.repeats < LEAST_REPEATS["template"] and _stanza(text, twice)
@@ -143,8 +144,22 @@ def _prose(text: TokenText, twice: slice) -> bool:
     """Whether a round has PROSE_WORDS words in a row, is PROSE_SHARE words, and is not set as records are."""
     if _tight(text, twice):
         return False
-    written = sum(not string.isspace() for string in (text.strings or ())[twice])
-    return text.is_word[twice].sum() >= PROSE_SHARE * max(written, 1) and _words_in_rows(text, twice) > 0
+    if not _words_in_rows(text, twice):
+        return False
+    strings, words = (text.strings or ())[twice], int(text.is_word[twice].sum())
+    written = sum(not string.isspace() for string in strings)
+    if words >= PROSE_SHARE * max(written, 1):
+        return True
+    # What numbers the rounds belongs to none of them: `3.` before a line, and the mark behind it.
+    labels = sum(number.label for number in read_numbers("".join(strings)))
+    return labels > 0 and words >= PROSE_SHARE * max(written - 2 * labels, 1)
+
+
+def _made_of_shorter(text: TokenText, loop: Loop) -> bool:
+    """Whether the round is several lines of one template, which then is what has to count."""
+    part = text.without_numbers[loop.start : loop.start + 2 * loop.period]
+    shorter = (n for n in range(1, loop.period // 2 + 1) if loop.period % n == 0)
+    return any(np.array_equal(part[n:], part[:-n]) for n in shorter)
 
 
 def _words_in_rows(text: TokenText, part: slice) -> int:

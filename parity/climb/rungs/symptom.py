@@ -48,9 +48,10 @@ def run(bench: Bench) -> RungResult:
         no_emulation="no emulation of the recipe and no floor were given",
     )
     # A mask that is skipped shows only where something is masked: the engine's own first choice, after a brief prompt.
-    # Where the logits themselves have gone astray, that is what there is to find.
+    # Where the logits of a phase or a row have gone astray, that is what there is to find; one parting is not that.
     banned = None
-    if found.sampler.outcome == "as_asked" and found.verdict is not DecodingVerdict.DIVERGED:
+    astray = found.verdict is DecodingVerdict.DIVERGED and (found.outside or any(one.exceeds for one in found.excess))
+    if found.sampler.outcome == "as_asked" and not astray:
         banned = examine_under_ban(bench.engine, _brief(bench.case.request, UNDER_BAN), BANNED_TOKENS)
     sampler = banned if banned is not None and banned.outcome == "differs" else found.sampler
     texts = {"sut": _decoded(bench, found.sut_ids), "oracle": _decoded(bench, found.oracle_ids)}
