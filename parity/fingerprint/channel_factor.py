@@ -10,6 +10,9 @@ from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
 
+CARRIES = 0.01
+"""Channels with less than this of a mean channel's error are right and have no factor to speak of."""
+
 
 @reads_values
 def detect_channel_factor(field: ErrorField) -> Fingerprint | None:
@@ -28,8 +31,11 @@ def detect_channel_factor(field: ErrorField) -> Fingerprint | None:
     score = float(gain[hit].sum() / energy) if energy > 0 else 0.0
     cells = field.sums.by(None, np.arange(len(field.sums.block)))
     coarse = float(factor_gain(cells[1], cells[0]).sum() / energy) if energy > 0 else 0.0
+    carrying = dd > CARRIES * dd.mean()
+    # One of many columns is a segment; of a few slots one is all that a factor by slot can change.
+    least = 2 if field.width >= FITTED else 1
     # Elements of a channel are no independent errors once a tile's rows share one: a tenth beyond the cells' factors.
-    if hit.sum() < 2 or score < coarse + 0.1 or 2 * hit.sum() < (dd > 0).sum():
+    if hit.sum() < least or score < coarse + 0.1 or 2 * (hit & carrying).sum() < carrying.sum():
         return None
     shared = None
     if field.heads > 1:

@@ -120,6 +120,9 @@ T = {
     "a segment": Planted(
         C.COLUMN_SEGMENT, edited("attn.out", lambda lab, v: put(v, (..., slice(16, 40)), random_like(v)[..., 16:40])),
     ),
+    "the second slot's weights": Planted(
+        C.CHANNEL_RATIO, edited("moe.topk_weights", lambda lab, v: put(v.clone(), (slice(None), 1), v[:, 1] * 1.1)),
+    ),
     "rows permuted": Planted(C.ROWS_PERMUTED, edited("attn.out", lambda lab, v: v[shuffled(lab, len(v))])),
     "expert rows permuted": Planted(
         C.ROWS_PERMUTED, edited("moe.down", lambda lab, v: v.flatten(0, 1)[shuffled(lab, lab.size.T * 2)].view_as(v)),
