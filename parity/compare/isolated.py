@@ -51,9 +51,27 @@ def judge_replayed(
     errors = [judge(part, floor=floor, mode="isolated") for part in measure_replayed(pairs)]
     if floor is None or emulated is None or any(one is None for one in emulated):
         return tuple(_alone(record) for record in errors)
+    if any(error.verdict is Verdict.EXCEEDS_FLOOR for error in errors):
+        recipe = [(o, replace(sut, tensor=e)) for e, (o, sut) in zip(emulated, pairs, strict=True) if e is not None]
+        own = [judge(part, floor=floor, mode="isolated") for part in measure_replayed(recipe)]
+        errors = [_unless_the_recipe_is(error, mine) for error, mine in zip(errors, own, strict=True)]
     near = measure_replayed([(e, sut) for e, (_, sut) in zip(emulated, pairs, strict=True) if e is not None])
     distances = [judge(part, floor=floor, mode="distance") for part in near]
     return tuple(_worse(error, distance) for error, distance in zip(errors, distances, strict=True))
+
+
+def _unless_the_recipe_is(error: Comparison, own: Comparison) -> Comparison:
+    """The record of the error gate where the recipe's emulation is within that gate on the same inputs.
+
+    Where it is over it too, the inputs are none that the floor knows (no text, or what a fault upstream left), and a
+    correct implementation would be blamed: the distance to the emulation judges alone.
+    """
+    if error.verdict is not Verdict.EXCEEDS_FLOOR or own.over_floor is None or own.over_floor <= 1:
+        return error
+    assert error.over_floor is not None
+    reason = f"the recipe's own emulation is {own.over_floor:.3g} times the gate on these inputs: judged by distance"
+    share = min(error.over_floor / own.over_floor, 1.0)
+    return replace(error, verdict=Verdict.WITHIN_FLOOR, over_floor=share, reason=reason)
 
 
 def _alone(error: Comparison) -> Comparison:

@@ -127,6 +127,25 @@ def test_the_engine_is_found_wrong_in_the_expert_that_is_half_a_percent_off(
     assert gates["distance"] > 4 * gates["error"]
 
 
+def test_inputs_that_no_floor_knows_are_judged_by_distance_alone(oracle: Any, floor: Floor, clean: Trace):
+    """A site whose gate a correct implementation is over itself, here by a gate made too narrow: it is not blamed, and
+    half a percent is."""
+    layer, stage = 1, "attn.q"
+    narrow = replace(
+        floor,
+        scales={
+            key: scale.times(0.25) if key.mode == "isolated" and key.stage == stage else scale
+            for key, scale in floor.scales.items()
+        },
+    )
+    record = judged(clean, oracle, narrow, layer, stage)
+    assert record.verdict is Verdict.WITHIN_FLOOR
+    assert "the recipe's own emulation is" in record.reason
+    wrong = judged(edited(clean, layer, stage, scaled), oracle, narrow, layer, stage)
+    assert wrong.verdict is Verdict.EXCEEDS_FLOOR
+    assert "distance" in wrong.reason
+
+
 def test_a_floor_of_other_weights_or_another_recipe_is_refused(clean: Trace, oracle: Any, floor: Floor):
 
     for other in (
