@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from tests.fingerprint.plants import (
     beyond_the_limit,
     cached,
     check_cause,
+    chunk,
     columns_moved,
     columns_shifted,
     edited,
@@ -21,6 +24,7 @@ from tests.fingerprint.plants import (
     from_100,
     in_e4m3,
     keys_late,
+    launches,
     other_weights,
     random_like,
     router_rows_moved,
@@ -44,6 +48,14 @@ T = {
     "window": Planted(
         C.ATTENTION_REACH, lambda lab: lab.field("attn.context", seeing(lab, window(lab, lab.size.T // 3))),
         lambda lab, f: abs(f.numbers["size"] / (lab.size.T // 3) - 1) < 0.2,
+    ),
+    "window from a chunk on": Planted(
+        C.ATTENTION_REACH,
+        lambda lab: replace(
+            lab.field("attn.context", seeing(lab, window(lab, 16) & (torch.arange(lab.size.T) >= chunk(lab))[:, None])),
+            **launches(lab),
+        ),
+        lambda lab, f: f.numbers["from_query"] == chunk(lab) and abs(f.numbers["size"] - 16) <= 2,
     ),
     "first keys not read": Planted(
         C.ATTENTION_REACH, lambda lab: lab.field("attn.context", seeing(lab, first_keys(lab, 32))),
