@@ -67,8 +67,9 @@ def tell_finding(finding: Finding) -> Iterator[tuple[str, Any]]:
     if finding.over_floor is not None:
         yield "worst slice over its floor", f"{finding.over_floor:.3g} times the gate"
     if "repetition" in finding.evidence:
-        again = "again" if finding.evidence.get("repeated") else "NOT again"
-        yield "on an independent prompt", f"{again}: {finding.evidence['repetition']}"
+        # The repetition says itself that it did not come again.
+        again = "again, " if finding.evidence.get("repeated") else ""
+        yield "on an independent prompt", f"{again}{finding.evidence['repetition']}"
     for row in finding.evidence.get("by_layer") or ():
         if isinstance(row, Mapping):
             yield f"layer {row.get('layer')}", row.get("sentence")

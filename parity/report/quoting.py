@@ -65,10 +65,16 @@ def plain(value: Any) -> str:
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markup:
-    """A table of quoted cells."""
-    head = Markup("").join(Markup("<th scope=col>{}</th>").format(quote_html(name)) for name in header)
+    """A table of quoted cells. Text starts at the left, also in a notebook, whose own style says otherwise."""
+    left = Markup(" style=text-align:left")
+    head = Markup("").join(Markup("<th scope=col{}>{}</th>").format(left, quote_html(name)) for name in header)
     body = Markup("\n").join(
-        Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(quote_html(cell)) for cell in row))
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(
+                Markup("<td{}>{}</td>").format("" if isinstance(cell, (int, float)) else left, quote_html(cell))
+                for cell in row
+            )
+        )
         for row in rows
     )
     table = "<div class=wide><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody></table></div>"

@@ -134,8 +134,9 @@ def picture_of_lab(lab: Any) -> Any:
 
 
 def page(said: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A sentence and a table, every text quoted."""
-    return str(Markup("<p>{}</p>\n{}").format(quote_html(said), html_table(header, rows)))
+    """A sentence and a table where there is anything in it, every text quoted."""
+    table = html_table(header, rows) if rows else Markup("")
+    return str(Markup("<p>{}</p>\n{}").format(quote_html(said), table))
 
 
 _SLICE = ("slice", "rows", "relative error", "over its floor", "by")

@@ -14,7 +14,7 @@ from parity.climb import Investigation
 from parity.display import Displayed
 from parity.errors import UsageError
 from parity.ladder.ledger import Ledger
-from parity.records import Comparison, Finding, Verdict
+from parity.records import Comparison, Finding, Summary, Verdict
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -39,6 +39,17 @@ def test_a_summary_says_its_worst_and_draws_its_map():
     assert "L03.moe.gate" not in text, "what is cleared is counted only"
     pytest.importorskip("matplotlib")
     assert record.plot().title.startswith("Error arises at moe.gate of layers 1 and 2")
+
+
+def test_a_table_is_there_for_its_rows_and_its_text_starts_at_the_left():
+    same = [Comparison("x", 0, "attn.q", "prefill", Verdict.MATCH, mode="chained")]
+    page = Summary(tuple(one.name for one in same), tuple(same))._repr_html_()
+    assert page is not None
+    assert "1 comparisons: 1 MATCH" in page
+    assert "<table" not in page, "no head over nothing"
+    row = summary(2, gate_is_wrong)._repr_html_() or ""
+    assert "<td style=text-align:left>EXCEEDS_FLOOR</td>" in row
+    assert "<td>40</td>" in row, "numbers keep the notebook's own side"
 
 
 def test_a_comparison_and_a_finding_are_one_readable_line():
