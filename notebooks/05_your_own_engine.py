@@ -60,8 +60,9 @@ print(len(dumped.captures), "tensors")
 # %% [markdown]
 # ## From C
 #
-# [sdk/example.c](../sdk/example.c) is an engine as far as a trace goes: it has its tensors in memory, says which stage,
-# layer and rows each is, and calls `pt_put`. What it would know of itself (ids, recipe, checkpoint) it reads here.
+# [sdk/engine_of_files.c](../sdk/engine_of_files.c) is an engine as far as a trace goes: it has its tensors in memory,
+# says which stage, layer and rows each is, and calls `pt_put`. What it would know of itself (ids, recipe, checkpoint)
+# it reads here.
 
 # %%
 tensors = Path(work.name) / "tensors"
@@ -90,8 +91,8 @@ written = None
 if compiler is None:
     print("NOTE: there is no C compiler on this machine. The trace from C is left out; the dump below takes its place.")
 else:
-    program, folder = Path(work.name) / "example", Path(work.name) / "from-c"
-    source = ["-I", str(sdk), str(sdk / "example.c"), "-o", str(program), "-lpthread"]
+    program, folder = Path(work.name) / "engine", Path(work.name) / "from-c"
+    source = ["-I", str(sdk), str(sdk / "engine_of_files.c"), "-o", str(program), "-lpthread"]
     subprocess.run([compiler, "-std=c99", "-D_DEFAULT_SOURCE", "-O1", *source], check=True)
     subprocess.run([str(program), str(tensors), str(folder)], check=True)
     assert verify_trace(folder).complete

@@ -1,6 +1,6 @@
 /* An engine in C, as far as a trace goes: it has its tensors in memory and hands each over with pt_put.
  *
- *   cc -std=c99 -D_DEFAULT_SOURCE -I sdk sdk/example.c -o example && ./example TENSORS TRACE
+ *   cc -std=c99 -D_DEFAULT_SOURCE -I sdk sdk/engine_of_files.c -o engine && ./engine TENSORS TRACE
  *
  * Its tensors come from TENSORS/index.txt, where your engine computes them. Lines, in any order:
  *   run FAMILY LAYERS RECIPE LINEAGE_ROOT REQUEST     hyper NAME VALUE     conversion TEXT
