@@ -17,6 +17,7 @@ from parity_oracles.checkpoint import Checkpoint, Hyper
 from parity_oracles.checkpoint.distances import weight_distances
 from parity_oracles.checkpoint.stored import stored_tensors
 from parity_oracles.feeding import Feed, Feeder, feeds
+from parity_oracles.recipes.formats import round_q8_0
 
 __all__ = ["Feed", "Oracle", "feeds"]
 
@@ -34,9 +35,12 @@ class Oracle(Feeder):
         info = super().describe()
         return replace(info, can=info.can | {"stored"})
 
-    def stored(self) -> tuple[StoredTensor, ...]:
-        """Every tensor of the checkpoint with the operations that must read it; see parity.audit."""
-        return stored_tensors(self.checkpoint)
+    def stored(self, *, held: str = "") -> tuple[StoredTensor, ...]:
+        """Every tensor of the checkpoint with the operations that must read it; see parity.audit.
+
+        held: `q8_0` where the engine holds its matrices so: their values on that grid are a form of theirs then.
+        """
+        return stored_tensors(self.checkpoint, rounded={"q8_0": round_q8_0} if held == "q8_0" else {})
 
     def distances(self, reference: str) -> tuple[tuple[WeightDistance, ...], tuple[tuple[str, str], ...]]:
         """How far each weight lies from the one in model folder `reference`, and what could not be compared."""

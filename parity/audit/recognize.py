@@ -29,13 +29,13 @@ FACTOR_SPREAD = 2 * BF16_ROUNDING
 
 
 def holds(probe: TensorProbe, tensor: StoredTensor) -> str | None:
-    """The form in which `probe` holds `tensor`: `codes`, `values`, `bfloat16`, `rounded`, or None.
+    """The form in which `probe` holds `tensor`: `codes`, `values`, `bfloat16`, `q8_0`, `rounded`, or None.
 
     `rounded`: the dequantized values with at most one rounding to bf16 or finer, on every sample; an engine's own
     dequantizer may round otherwise than the oracle's.
     """
     forms = tensor.forms
-    for name in ("codes", "values", "bfloat16"):
+    for name in ("codes", "values", "bfloat16", "q8_0"):
         form = forms.get(name)
         if form is not None and (form.digest, form.shape) == (probe.digest, probe.shape):
             return name

@@ -17,6 +17,9 @@ from parity.process_runner import ProcessRunner
 from parity.runner import RunnerInfo
 from parity.trace import lineage_of
 
+QUANTIZED = ("q8_0",)
+"""Formats of weights, as a recipe states them, that oracles can put the checkpoint's values into."""
+
 
 def audit(*, oracle: Any, sut: Any, reference: str | Path | None = None) -> Audit:
     """Audit an engine against the checkpoint as the oracle reads it; both are runners, in this process or another.
@@ -42,7 +45,7 @@ def audit(*, oracle: Any, sut: Any, reference: str | Path | None = None) -> Audi
     check, found = judge_recipe(oracle=wanted.recipe, sut=stated.recipe, observed=observed)
     checks.append(check)
     findings += found
-    tensors, found, suspicions = _bindings(oracle, wanted, report, why)
+    tensors, found, suspicions = _bindings(oracle, wanted, report, why, held=stated.recipe.weights)
     checks += tensors
     findings += found
     check, found, distances = _reference(oracle, wanted, reference)
@@ -79,8 +82,8 @@ class _Apart:
     def shown(self) -> tuple[BindingReport | None, str]:
         return self.runner.call(show)
 
-    def stored(self) -> tuple[StoredTensor, ...]:
-        return self.runner.call(_stored)
+    def stored(self, *, held: str = "") -> tuple[StoredTensor, ...]:
+        return self.runner.call(_stored, held)
 
     def distances(self, reference: str) -> Any:
         return self.runner.call(_distances, reference)
@@ -100,8 +103,8 @@ def show(runner: Any) -> tuple[BindingReport | None, str]:
     return None, "The engine can show neither its bindings nor its parameters."
 
 
-def _stored(runner: Any) -> tuple[StoredTensor, ...]:
-    return runner.stored()
+def _stored(runner: Any, held: str = "") -> tuple[StoredTensor, ...]:
+    return runner.stored(held=held) if held else runner.stored()
 
 
 def _distances(runner: Any, reference: str) -> Any:
@@ -121,12 +124,14 @@ def _report(sut: Any, info: RunnerInfo) -> tuple[BindingReport | None, str]:
 
 
 def _bindings(
-    oracle: Any, wanted: RunnerInfo, report: BindingReport | None, why: str
+    oracle: Any, wanted: RunnerInfo, report: BindingReport | None, why: str, *, held: str
 ) -> tuple[tuple[AuditCheck, ...], tuple[AuditFinding, ...], tuple[AuditFinding, ...]]:
     if report is None or "stored" not in wanted.can:
         why = why or f"The oracle {wanted.name} cannot show the checkpoint's tensors."
         return tuple(AuditCheck(name, Outcome.NOT_RUN, why) for name in ("tensors", "scales")), (), ()
-    stored = oracle.stored()
+    # A matrix that an engine says it quantized is the checkpoint's when it is that one, quantized.
+    quantized = next((one for one in QUANTIZED if one in held.split("+")), "")
+    stored = oracle.stored(held=quantized) if quantized else oracle.stored()
     return (*judge_bindings(stored, report), suspect_rewritten(stored, report))
 
 

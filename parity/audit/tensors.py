@@ -107,7 +107,8 @@ class StoredTensor:
     """One tensor of the checkpoint as the oracle reads it.
 
     places: (layer, stage) of each operation that must read it; two for a tied embedding. expert: whose it is.
-    forms: `values` (dequantized, fp32), `bfloat16` (the same rounded once), and `codes` where it is stored in E4M3.
+    forms: `values` (dequantized, fp32), `bfloat16` (the same rounded once), `codes` where it is stored in E4M3, and
+    `q8_0`, the values on that grid, where the engine is known to hold them so.
     scales: for a tensor of scales, the name of the weight they belong to.
     """
 

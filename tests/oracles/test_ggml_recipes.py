@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from parity.audit.recognize import holds
+from parity.audit.tensors import probe_tensor
 from parity.errors import ShapeError
 from parity.ladder.replay import Replay
 from parity.runner import CapturePlan, Request
@@ -40,6 +42,23 @@ def test_q8_0_is_the_packages() -> None:
     assert round_q8_0(torch.tensor([127.0, 0.5, 1.5, -0.5] + [0.0] * 28))[:4].tolist() == [127, 1, 2, -1]
     with pytest.raises(ShapeError, match="33"):
         round_q8_0(torch.zeros(2, 33))
+
+
+def test_an_audit_knows_a_matrix_that_was_quantized_from_one_that_was_changed(folder: Path) -> None:
+    """Of the checkpoint's tensors on the grid of Q8_0; one element a step away is another tensor, a norm has no such
+    form, and nobody has it who does not say that he quantizes."""
+    runner = open_runner(str(folder))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    plain, known = ({one.name: one for one in runner.stored(held=held)} for held in ("", "q8_0"))
+    values = runner.checkpoint.weight(name)
+    quantized = round_q8_0(values) + 0.0
+    assert holds(probe_tensor(quantized), known[name]) == "q8_0"
+    assert holds(probe_tensor(quantized), plain[name]) is None
+    moved = quantized.clone()
+    moved[3, 5] += values.abs().max() / 127
+    assert holds(probe_tensor(moved), known[name]) is None
+    assert holds(probe_tensor(values), known[name]) is not None
+    assert "q8_0" not in known["model.norm.weight"].forms
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -14,14 +14,18 @@ from parity_oracles.checkpoint.hyper import Hyper
 Place = tuple[int | None, str]
 
 
-def stored_tensors(checkpoint: Checkpoint) -> tuple[StoredTensor, ...]:
+def stored_tensors(
+    checkpoint: Checkpoint, *, rounded: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None
+) -> tuple[StoredTensor, ...]:
     """Every tensor of `checkpoint`, read and dequantized one at a time, with the operations it belongs to.
 
     A head that a tied model stores all the same is the embedding, as reading the checkpoint has verified: it has no
-    entry of its own.
+    entry of its own. rounded: more forms of a matrix whose rows are whole blocks of 32 values, by name.
     """
     return tuple(
-        tensor for name, where in _places(checkpoint.hyper).items() for tensor in _stored(checkpoint, name, where)
+        tensor
+        for name, where in _places(checkpoint.hyper).items()
+        for tensor in _stored(checkpoint, name, where, rounded or {})
     )
 
 
@@ -51,12 +55,20 @@ def _places(hyper: Hyper) -> dict[str, tuple[tuple[Place, ...], int | None]]:
     return found
 
 
-def _stored(checkpoint: Checkpoint, name: str, where: tuple[tuple[Place, ...], int | None]) -> Iterator[StoredTensor]:
+def _stored(
+    checkpoint: Checkpoint,
+    name: str,
+    where: tuple[tuple[Place, ...], int | None],
+    rounded: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+) -> Iterator[StoredTensor]:
     places, expert = where
     values = checkpoint.weight(name)
     forms: dict[str, TensorProbe] = {"values": probe_tensor(values)}
     narrow = values.to(torch.bfloat16)
     forms["bfloat16"] = forms["values"] if torch.equal(narrow.float(), values) else probe_tensor(narrow)
+    if values.dim() == 2 and values.shape[1] % 32 == 0:
+        # Plus 0: whole numbers times a scale have no zero of another sign.
+        forms |= {form: probe_tensor(put(values) + 0.0) for form, put in rounded.items()}
     if checkpoint.is_fp8(name):
         codes, scales = checkpoint.quantized(name)
         forms["codes"] = probe_tensor(codes)
