@@ -59,7 +59,7 @@ def compare_prompts(model: str | Path, conversation: Conversation, fed: FedPromp
             explanations = explain(case)
             hunks = case.hunks
     if given.counted is not None and given.counted != len(sut.ids):
-        explanations = (*explanations, _counted(given.counted, len(sut.ids)))
+        explanations = (*explanations, _counted(given.counted, len(sut.ids), alone=not explanations))
     pieces = tuple(vocabulary.shown(ids) for ids in (nearest.prompt.ids, sut.ids))
     return PromptComparison(
         same=not explanations,
@@ -157,11 +157,11 @@ def _case(
     return Case(folder, vocabulary, conversation, nearest.prompt, sut, unprimed, primed, candidates)
 
 
-def _counted(counted: int, fed: int) -> Explanation:
+def _counted(counted: int, fed: int, *, alone: bool) -> Explanation:
     said = (
         f"The engine counts {counted} prompt tokens and shows {fed}: what it shows is not what it feeds, or it caches."
     )
-    return Explanation("count_differs", said, evidence={"counted": counted, "ids": fed})
+    return Explanation("count_differs", said, alone, evidence={"counted": counted, "ids": fed})
 
 
 def _first(

@@ -24,6 +24,8 @@ def report_lines(comparison: PromptComparison) -> Iterator[str]:
     tried = f"{c.tried} setting{'s' * (c.tried > 1)} tried" + ("" if c.all_tried else ", not all there are")
     if c.same:
         yield f"prompt    same: {sut} ids" + (f", equal under {_said(c.settings)}" if c.settings else "")
+    elif c.reference_ids == c.sut_ids:
+        yield f"prompt    the same {sut} ids, COUNTED OTHERWISE"
     else:
         yield f"prompt    DIFFERENT: the SUT fed {sut} ids, the template gives {reference}"
     yield f"model     {c.model}, template {c.template}" + (f", asked for {_said(c.asked)}" if c.asked else "")

@@ -14,6 +14,7 @@ What is healthy and repeats itself is left out by what the rounds are made of (`
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,10 @@ from parity.text.rounds import WORDS_CHANGED, Loop, counts_as_loop, lists_someth
 from parity.text.tokens import TokenText
 
 __all__ = ["MAX_PERIOD", "Loop", "Repetition", "find_loop", "find_repetition"]
+
+
+LEAST_STRETCH = SMOOTHED * BLOCK
+"""Tokens of a stretch that is taken for the beginning of a fuzzy loop behind it."""
 
 
 class Repetition(NamedTuple):
@@ -69,6 +74,7 @@ def find_repetition(text: TokenText) -> Repetition:
         fuzzy = _candidates(text.codes, counts, text, "fuzzy", words)
         other = _first([loop for loop in fuzzy if counts_as_loop(loop, text)], text, exact, counted)
         other = other or _first(_varying(fuzzy, text), text, exact, counted)
+        other = other and _from_its_beginning(other, fuzzy)
     counting = min(counted, key=lambda one: one.start, default=None)
     # Rounds that vary may come to repeat exactly: the loop began with the first of them.
     varied = exact is None or (other is not None and other.start + 2 * other.period + SMOOTHED * BLOCK < exact.start)
@@ -102,6 +108,19 @@ def _first(loops: list[Loop], text: TokenText, exact: Loop | None, counted: list
 def _mostly_in(loop: Loop, other: Loop) -> bool:
     """Whether half of it lies in the other, which then is the same one with another period."""
     return 2 * (min(loop.end, other.end) - max(loop.start, other.start)) > loop.end - loop.start
+
+
+def _from_its_beginning(loop: Loop, loops: list[Loop]) -> Loop:
+    """The loop with the stretches before it, each of two rounds or more and apart by no more than a round of this one:
+    a few words that are others end a stretch, and not the loop."""
+    before = [
+        one for one in loops if one.start < loop.start and one.repeats >= 2 and one.end - one.start >= LEAST_STRETCH
+    ]
+    start = loop.start
+    for one in sorted(before, key=lambda one: -one.end):
+        if one.end >= start - loop.period - SMOOTHED * BLOCK:
+            start = min(start, one.start)
+    return replace(loop, start=start)
 
 
 def _varying(loops: list[Loop], text: TokenText) -> list[Loop]:

@@ -395,7 +395,10 @@ def test_a_count_that_is_not_the_ids(engine: MakeEngine):
     case = engine("inst")
     right, wrong = (FedPrompt(case.ids, "a server", len(case.ids) + n) for n in (0, 1))
     assert compare_prompts(case.folder, case.conversation, right).same
-    assert names(compare_prompts(case.folder, case.conversation, wrong)) == ["count_differs"]
+    found = compare_prompts(case.folder, case.conversation, wrong)
+    assert names(found) == ["count_differs"]
+    assert found.explanations[0].complete
+    assert "COUNTED OTHERWISE" in next(iter(report_lines(found)))
 
 
 def test_two_defects_at_once_are_both_named(engine: MakeEngine):

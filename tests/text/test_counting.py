@@ -74,6 +74,11 @@ def test_what_counts_is_told_and_is_no_loop(name: str):
     assert found.counting.start <= 2 * found.counting.period
 
 
+def test_lines_of_a_table_are_no_paragraph_of_it():
+    lines = "".join(f"Row {k} has value {drawn(k)} and {drawn(k + 40)} in it.\n" for k in range(1, 60))
+    assert find_repetition(split_text(lines)).loop is None
+
+
 def drawn(k: int) -> int:
     return random.Random(k).randrange(1000)
 
@@ -87,6 +92,8 @@ STUCK: dict[str, Callable[[int], str]] = {
     "a label, numbers that wander": lambda k: f"Step {k}: the value is now {drawn(k)} and that is not enough.\n",
     "counts that wander": lambda k: f"There are {drawn(k)} apples on the big tree in the garden.\n",
     "counts that come again": lambda k: f"There are {k % 4 + 2} apples on the big tree in the garden.\n",
+    "a label of a short line": lambda k: f"Step {k}: do it again.\n",
+    "a number of a short line": lambda k: f"{k}. Use a good tool.\n",
     "a version": lambda k: f"Version 1.{k}.0: minor fixes and improvements to the stability of the system\n",
 }
 
@@ -154,3 +161,14 @@ def test_a_paragraph_of_which_only_a_number_changes_is_a_loop_after_five_rounds(
     found = find_repetition(split_text("".join(f"Part {n}. {unit}" for n in range(1, 6)))).loop
     assert found is not None
     assert (found.kind, found.start) == ("template", 0)
+
+
+def test_a_fuzzy_loop_with_a_break_in_it_began_before_the_break():
+    rng = random.Random(3)
+    unit = "it was said again that the old ferry had to do what the new bridge was meant to do for all of us and "
+    words = [named(rng.randrange(999)) if rng.random() < 0.05 else word for word in unit.split() * 40]
+    words[300:330] = [named(rng.randrange(999)) for _ in range(30)]
+    found = find_repetition(split_text(" ".join(words))).loop
+    assert found is not None
+    assert found.to_end
+    assert found.start <= 2 * found.period
