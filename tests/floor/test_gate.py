@@ -123,6 +123,29 @@ def test_wild_rows_do_not_open_the_gates_of_their_own_stage():
     assert gates[0] > fresh[:, 0].max() / 10, "the rows that are wild keep a gate of their own"
 
 
+def test_one_layers_wild_rows_lend_half_of_their_tail_to_the_others():
+    """Four layers of one stage and kind, the last with a heavy tail: its gate is lower than by itself, theirs higher,
+    and 2000 fresh runs of the four stay rare above them."""
+    random = np.random.default_rng(22)
+    keys = [Bin("distance", "stage", layer, "row", "rel_l2", "prefill", -1, 0) for layer in range(4)]
+    alone = [key._replace(stage=f"stage {key.layer}") for key in keys]
+
+    def runs(count: int) -> np.ndarray:
+        drawn = 1e-3 * np.exp(random.normal(0, 0.2, (count, 4)))
+        drawn[:, 3] *= 1 + random.pareto(2.0, count)
+        return drawn
+
+    seen = runs(400)
+    (near, gate), (apart, single) = (set_gate(seen, names, 1e-3) for names in (keys, alone))
+    assert gate is not None
+    assert single is not None
+    lent, own = (np.array([one.spread for one in scales if one is not None]) for scales in (near, apart))
+    assert lent[3] < own[3] / 1.5
+    assert (lent[:3] > own[:3]).all()
+    gates = np.array([scale.at(gate.z) for scale in near if scale is not None])
+    assert (runs(2000) > gates).any(axis=1).mean() < 5e-3
+
+
 def test_a_free_oracle_judges_by_rank_or_not_at_all(clean):
     rng = np.random.default_rng(12)
     samples = [clean.sample(f"run-{n}", clean.tables(rng, rows=20, width=32), mode="free") for n in range(40)]
