@@ -121,10 +121,10 @@ def _truth(trace: Trace) -> Trace:
     return _held["truth"][1]
 
 
-def plan_prompts(runs: int, *, schedules: int, longest: int) -> list[list[CleanRun]]:
+def plan_prompts(runs: int, *, schedules: int, longest: int, seed: int = 3) -> list[list[CleanRun]]:
     """Runs by prompt, from the half of the documents that is for engines. schedules: ways to feed each prompt."""
     texts = documents("engines", most=10**6)
-    planned = plan_runs(texts, runs=-(-runs // schedules), longest=longest, shortest=SHORTEST, orders=(0,), seed=3)
+    planned = plan_runs(texts, runs=-(-runs // schedules), longest=longest, shortest=SHORTEST, orders=(0,), seed=seed)
     prompts = []
     for number, run in enumerate(planned):
         others = [planned[(number + k) % len(planned)].schedule for k in range(1, len(planned))]
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--floor", type=Path, default=None, help="default: the stored floor of the recipe")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--schedules", type=int, default=1, help="ways to feed each prompt")
+    parser.add_argument("--seed", type=int, default=3, help="another draws other windows of the texts")
     parser.add_argument("--longest", type=int, default=1024)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="JSONL file of runs; a summary beside it")

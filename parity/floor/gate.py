@@ -29,9 +29,9 @@ Every run is one sample: what must stay rare is a clean *run* with any slice ove
    the slope of 512 rows does not. In one group, the rows of FP8's `moe.experts` in layer 2 opened the slope of the
    whole tensor there to 1.2, where 400 clean runs reach 1.2e-3.
    A tail far beyond the runs is itself mostly noise: from the twenty largest of 400 its logarithm is known to a quarter
-   of itself. So each is drawn half way, on a logarithmic scale, to the tail of the same kinds of slices of that stage
-   in all layers, as spreads are in step 2. The largest z of 400 clean runs of FP8 was then 0.58 by distance in place of
-   0.72, of bounds near 1.1: what is left is more alike.
+   of itself. One that looks light is therefore drawn half way, on a logarithmic scale, to the tail of the same kinds of
+   slices of that stage in all layers, as spreads are in step 2. One that is heavier than theirs stays: a layer in which
+   one massive element carries rows has such a tail.
 4. The bound of the next clean run's z at `level` is exp(mean(ln z) + t(1 - level; f) * sd * sqrt(1 + 1/n)), the
    one-sided prediction bound of a lognormal (Hahn & Meeker, Statistical Intervals, 1991, 4.8). sd is shrunk towards
    PRIOR_SPREAD_OF_Z with the weight of PRIOR_RUNS runs; f = n - 1 + PRIOR_RUNS.
@@ -182,16 +182,16 @@ def set_gate(
 def _tails(scores: Array, alike: NDArray[np.int64], level: float) -> Array:
     """[S], what a share `level` of runs exceeds at each site and kind, at least 1; scores: [n, S], -inf without one.
 
-    alike: [S], which sites and kinds are one stage's in several layers; each tail is the geometric mean of its own and
-    of that of all of them.
+    alike: [S], which sites and kinds are one stage's in several layers; each tail is at least the geometric mean of its
+    own and of that of all of them.
     """
     found = np.ones(scores.shape[1])
     known = np.isfinite(scores)
     for site in np.flatnonzero(known.sum(0) >= TAIL_RUNS):
         all_layers = alike == alike[site]
-        own = tail_bound(scores[known[:, site], site], level)
+        own = max(tail_bound(scores[known[:, site], site], level), 1.0)
         of_all = tail_bound(scores[:, all_layers][known[:, all_layers]], level)
-        found[site] = math.sqrt(max(own, 1.0) * max(of_all, 1.0))
+        found[site] = max(own, math.sqrt(own * max(of_all, 1.0)))
     return found
 
 

@@ -124,8 +124,8 @@ def test_wild_rows_do_not_open_the_gates_of_their_own_stage():
 
 
 def test_one_layers_wild_rows_lend_half_of_their_tail_to_the_others():
-    """Four layers of one stage and kind, the last with a heavy tail: its gate is lower than by itself, theirs higher,
-    and 2000 fresh runs of the four stay rare above them."""
+    """Four layers of one stage and kind, the last with a heavy tail: it keeps its own, the others' grow, and 2000 fresh
+    runs of the four stay rare above their gates."""
     random = np.random.default_rng(22)
     keys = [Bin("distance", "stage", layer, "row", "rel_l2", "prefill", -1, 0) for layer in range(4)]
     alone = [key._replace(stage=f"stage {key.layer}") for key in keys]
@@ -140,7 +140,7 @@ def test_one_layers_wild_rows_lend_half_of_their_tail_to_the_others():
     assert gate is not None
     assert single is not None
     lent, own = (np.array([one.spread for one in scales if one is not None]) for scales in (near, apart))
-    assert lent[3] < own[3] / 1.5
+    assert lent[3] == own[3]
     assert (lent[:3] > own[:3]).all()
     gates = np.array([scale.at(gate.z) for scale in near if scale is not None])
     assert (runs(2000) > gates).any(axis=1).mean() < 5e-3
