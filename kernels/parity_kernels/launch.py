@@ -67,3 +67,8 @@ def heard_by(listener: Callable[[Launch], None]) -> Iterator[None]:
 def ceil_div(numerator: int, denominator: int) -> int:
     """Tiles of size `denominator` needed to cover `numerator` elements."""
     return -(-numerator // denominator)
+
+
+def next_power_of_2(number: int) -> int:
+    """Smallest power of two that is at least `number`, which is at least 1; extents of Triton's tiles are such."""
+    return 1 << (number - 1).bit_length()

@@ -114,7 +114,12 @@ def investigate(
             floor=None if case.floor is None else Floor.load(Path(case.floor)),
             on_step=on_step,
         )
-        require_related(bench)
+        try:
+            require_related(bench)
+        except UsageError:
+            if not (out / LEDGER).exists():
+                (out / CASE).unlink()  # nothing was investigated: another try may have the folder
+            raise
         if case.calibrate:
             bench.floor = made_floor(bench)
             bench.case = replace(case, floor=str(out / FLOOR))

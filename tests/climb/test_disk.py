@@ -151,6 +151,7 @@ def test_unrelated_runners_are_refused(case: Case, exact: Any, tmp_path: Path, w
     engine.describe = lambda: other  # type: ignore[method-assign]
     with pytest.raises(UsageError, match={"family": "llama", "weights": "other", "floor": "fp8_block"}[what]):
         investigate(case, tmp_path / "out", sut=engine, oracle=exact)
+    assert not list((tmp_path / "out").iterdir()), "another try may have the folder"
 
 
 def test_an_oracle_that_cannot_replay_does_what_it_can(climb_on: Climb, case: Case, exact: Any, tmp_path: Path):

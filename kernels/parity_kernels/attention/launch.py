@@ -6,11 +6,8 @@ Prefill and decode therefore share it, tiles start at position 0, and a chunk bo
 
 from __future__ import annotations
 
-from parity_kernels.backend import interpreted  # before triton
-
-from triton import next_power_of_2  # isort: skip
-
-from parity_kernels.launch import Launch, ceil_div
+from parity_kernels.backend import interpreted
+from parity_kernels.launch import Launch, ceil_div, next_power_of_2
 
 
 def key_tile(head_dim: int) -> int:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parity_kernels.backend import interpreted  # before triton
-
-from triton import next_power_of_2  # isort: skip
-
-from parity_kernels.launch import Launch, ceil_div
+from parity_kernels.backend import interpreted
+from parity_kernels.launch import Launch, ceil_div, next_power_of_2
 
 TILE_ROWS = 64  # the same in the interpreter and on the GPU: a lost tile must look the same on both
 _COMPILED_COLUMNS = 128  # one weight scale a tile

@@ -7,13 +7,12 @@ import parity_kernels.backend  # noqa: F401  isort: skip
 from typing import Any
 
 import torch
-from triton import next_power_of_2
 
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
 from parity_kernels.backend import interpreted
 from parity_kernels.grouped_gemm.kernel import grouped_gemm_bf16_kernel, grouped_gemm_fp8_kernel
 from parity_kernels.grouped_gemm.launch import grouped_gemm_launch
-from parity_kernels.launch import Launch, ceil_div
+from parity_kernels.launch import Launch, ceil_div, next_power_of_2
 
 # A launch is no Python call to a type checker.
 _grouped_gemm_fp8: Any = grouped_gemm_fp8_kernel

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from parity_kernels.backend import interpreted  # before triton
-
-from triton import next_power_of_2  # isort: skip
-
-from parity_kernels.launch import Launch, ceil_div
+from parity_kernels.backend import interpreted
+from parity_kernels.launch import Launch, ceil_div, next_power_of_2
 
 GROUP = 128  # columns that share a scale
 

@@ -7,11 +7,10 @@ import parity_kernels.backend  # noqa: F401  isort: skip
 from typing import Any
 
 import torch
-from triton import next_power_of_2
 
 from parity.errors import ShapeError
 from parity_kernels.arguments import require_dense, require_dtype, require_same_device, require_shape
-from parity_kernels.launch import Launch, LaunchFunction, sized
+from parity_kernels.launch import Launch, LaunchFunction, next_power_of_2, sized
 from parity_kernels.router.kernel import router_kernel
 from parity_kernels.router.launch import router_launch
 

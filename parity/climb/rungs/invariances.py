@@ -15,6 +15,20 @@ from parity.invariance.record import not_run
 from parity.records import Finding
 from parity.runner import Request, Schedule
 
+RULES_OUT = {
+    "coverage": "launches that fall short",
+    "sums": "sums that do not come out: routing weights, tokens per expert, permutations",
+    "probes": "probes that change what is computed",
+    "history": "results that depend on earlier requests",
+    "poison": "results that depend on memory that nobody wrote",
+    "chunks": "results that depend on how a prompt is cut into chunks",
+    "batch": "results that depend on the batch",
+    "padding": "results that depend on padding",
+    "decode": "a token that is decoded otherwise than prefilled",
+    "causality": "results that depend on later tokens",
+}
+"""What each of CHECKED rules out where it holds."""
+
 CONTROLS = ("repeat", "causality")
 """What any oracle can be asked to keep: the comparison, and the machine, change no bit by themselves."""
 
@@ -65,8 +79,7 @@ def run(bench: Bench) -> RungResult:
         return INVARIANCES.result(Status.INCONCLUSIVE, said, **more)
     if not held:
         return INVARIANCES.result(Status.INCONCLUSIVE, "No check could be run and judged.", **more)
-    if bench.case.checks:
-        more["rules_out"] = tuple(f"{name}: broken" for name in held)
+    more["rules_out"] = tuple(RULES_OUT[name] for name in held)
     return INVARIANCES.result(Status.RULED_OUT, f"Held: {', '.join(held)}.", **more)
 
 
@@ -152,11 +165,7 @@ INVARIANCES = Rung(
     claim="The engine breaks what must hold of it whatever the right answer is.",
     prediction="A launch falls short of its work, or a turn that must not matter moves a row beyond rounding.",
     needs=("an engine that runs again; of a trace, launches that it states",),
-    rules_out=(
-        "launches that fall short",
-        "probes that change what is computed",
-        "results that depend on memory, history, chunks, batch, padding or later tokens",
-    ),
+    rules_out=tuple(RULES_OUT.values()),
     control="the oracle, asked to keep what any runner must",
     obstacle=obstacle,
     cost=lambda case: Cost(forwards=5.0, steps=3, lab_seconds=3.0),
