@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -126,6 +127,14 @@ class ProcessRunner:
                     on_step(*event)
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that opened it is gone, killed or not: it would go on writing its trace."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _begin() -> None:
     """Nothing: that the process was started is all that is asked."""
 
@@ -139,6 +148,7 @@ def _open(spec: str, options: dict[str, Any], threads: int, steps: Any) -> None:
     from threadpoolctl import threadpool_limits
 
     global _runner, _refusal
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     # The interpreter multiplies with numpy's BLAS, whose threads spin when two engines share the cores.
     threadpool_limits(threads)

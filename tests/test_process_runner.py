@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,31 @@ def test_a_progress_bar_that_fails_stops_nothing(spec: str):
 def test_a_missing_function_is_named(spec: str):
     with pytest.raises(RunnerError, match="no_such"):
         open_runner(spec.replace("open_toy", "no_such"))
+
+
+def test_a_child_ends_with_a_parent_that_is_killed(spec: str):
+    """It would go on writing the trace that a resumed run is about to make anew."""
+    begin = f"""if __name__ == "__main__":
+    import time
+    from parity.process_runner import ProcessRunner
+    runner = ProcessRunner({spec!r})
+    print(next(iter(runner._pool._processes)), flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", begin], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert _runs(child)
+        parent.kill()
+    until = time.monotonic() + 20
+    while _runs(child) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    """Whether that process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -64,9 +64,10 @@ def detect_attention_reach(field: ErrorField) -> Fingerprint | None:
         for start in starts
         for words, mask, sizes in MASKS
     ]
-    most = max(score for score, *_ in tried)
-    if most < LEAST_SHARE:
+    tried = [one for one in tried if one[0] >= LEAST_SHARE]  # values too large to square give no share at all
+    if not tried:
         return None
+    most = max(score for score, *_ in tried)
     # Of two that explain as much the one that holds for all queries.
     _, size, start, words, mask = next(one for one in tried if one[0] >= most - AS_GOOD)
     hidden, what = from_query(mask, start)(attention, size), words.format(size)

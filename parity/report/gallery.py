@@ -69,7 +69,7 @@ def draw_gallery(found: Investigation) -> list[Exhibit]:
     for number, field in enumerate([field for field in fields if len(field.heads)][:MOST_FIELDS], 1):
         exhibits.append(Exhibit(f"heads-{number}", draw_heads(field)))
     if fields:
-        exhibits.append(Exhibit("position-curve", draw_position_curve(fields)))
+        exhibits.append(Exhibit("position-curve", draw_position_curve(fields[:MOST_FIELDS])))
     if chained is not None:
         exhibits.append(Exhibit("error-by-depth", draw_error_by_depth(chained=chained, isolated=isolated)))
     if panels:
