@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSONL file of runs; a summary beside it")
     asked = parser.parse_args()
     floor = asked.floor or FLOORS / f"{asked.recipe}.json"
-    prompts = plan_prompts(asked.runs, schedules=asked.schedules, longest=asked.longest)
+    prompts = plan_prompts(asked.runs, schedules=asked.schedules, longest=asked.longest, seed=asked.seed)
     # A run that crashed is tried again.
     lines = {line["run"]: line for line in read_lines(asked.out) if "error" not in line}
     names = {run.name for prompt in prompts for run in prompt}
