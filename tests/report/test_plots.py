@@ -184,7 +184,7 @@ def test_a_figure_carries_its_message_and_labels(name: str):
     box = picture.figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
     assert box.x1 <= picture.figure.bbox.x1, "the title is cut off"
     axes = picture.figure.axes
-    assert axes[0].get_ylabel(), "an axis without a label"
+    assert axes[0].get_ylabel() or picture.figure.get_supylabel(), "an axis without a label"
     assert any(axis.get_xlabel() for axis in axes), "an axis without a label"
 
 
@@ -277,7 +277,7 @@ def test_values_that_are_not_finite_are_said():
         x[40:, 2] = float("nan")
 
     reduced = reduce_field(field(change=spoil))
-    assert draw_heads(reduced).title == "L01.attn.context: head 2 of 6 not finite"
+    assert draw_heads(reduced).title == "L01.attn.context: head 2 of 6 holds values that are not finite"
     assert "not finite from position 40 on" in draw_position_curve([reduced]).title
     assert "not finite" in draw_error_field(reduced).title
 
@@ -345,3 +345,32 @@ def test_numbers_in_words():
     assert spans((3, 0, 1, 2, 7)) == "0 to 3 and 7"
     assert spans((4, 5)) == "4 and 5"
     assert spans(()) == ""
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_nan_that_spreads_arises_at_its_first_site_alone():
+    def lost(layer: int | None, stage: str):
+        return (Verdict.NONFINITE, None) if layer in (2, 3) else within(layer, stage)
+
+    isolated = summary(4, lost, mode="isolated")
+    title = draw_layer_stage_map((("Isolated", isolated),)).title
+    assert title == "Values that are not finite arise at L02.attn.norm; 21 later sites hold such values too"
+    depth = draw_error_by_depth(chained=summary(4, lost), isolated=isolated)
+    assert depth.title.startswith("1 site of 45 adds error, the first L02.attn.norm")
+    arises = next(line for line in depth.figure.axes[0].lines if line.get_label() == "isolated: error arises here")
+    assert len(arises.get_xdata()) == 1
+
+
+def test_no_bin_holds_slices_of_both_sides_of_the_gate():
+    scores = iter((0.0, 0.95, 1.0, 1.04, *[0.5] * 100))
+    picture = draw_score_distribution((("Chained", summary(1, lambda *_: (Verdict.WITHIN_FLOOR, next(scores)))),))
+    below, above = picture.figure.axes[0].containers
+    assert sum(bar.get_height() for bar in above) == 1
+    assert all(bar.get_x() >= 1 - 1e-9 for bar in above if bar.get_height())
+    assert below[0].get_height() == 1, "bitwise equal, in a bin of its own"
+
+
+def test_a_title_leaves_no_word_alone():
+    title = draw_position_curve([reduce_field(field(stage="attn.context_of_a_very_long_name_that_fills_a_line"))])
+    lines = title.figure.get_suptitle().splitlines()
+    assert len(lines) == 1 or min(map(len, lines)) > max(map(len, lines)) / 2

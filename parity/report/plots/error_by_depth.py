@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from parity.records import Comparison, Summary
 from parity.report.plots.layer_stage_map import worst_by_site
-from parity.report.plots.style import BLUE, GREY, INK, VERMILION, Picture, empty, figure, finish
+from parity.report.plots.style import BLUE, GREY, INK, VERMILION, Picture, empty, figure, finish, plain_ticks
 from parity.report.text import count, times
 
 LEAST = 1e-3
@@ -42,21 +42,19 @@ def draw_error_by_depth(*, chained: Summary, isolated: Summary | None = None) ->
     )
     if marks:
         own = np.array([_y(marks.get(site), top) for site in sites])
-        over = (own > 1) & np.array([math.isfinite(marks.get(site) or 0.0) for site in sites])
+        added = set(_adding(marks))
+        over = np.array([site in added for site in sites])
         axis.plot(at[own <= 1], own[own <= 1], "o", color=GREY, markersize=3, label="isolated, within the floor")
-        axis.plot(
-            at[over],
-            own[over],
-            "D",
-            color=VERMILION,
-            markeredgecolor=INK,
-            markersize=6,
-            label="isolated: error arises here",
-        )
+        if over.any():
+            axis.plot(
+                at[over], own[over], "D", color=VERMILION, markeredgecolor=INK, markersize=6, zorder=3,
+                label="isolated: error arises here",
+            )  # fmt: skip
         for index in _run_starts(np.flatnonzero(over), len(sites))[:_NAMED]:
+            late = index > 0.8 * len(sites)  # its name would leave the frame
             axis.annotate(
-                sites[index], (at[index], own[index]), xytext=(4, 5), textcoords="offset points", fontsize=7, color=INK,
-                parse_math=False,
+                sites[index], (at[index], own[index]), xytext=(-4 if late else 4, 6), textcoords="offset points",
+                fontsize=7, color=INK, ha="right" if late else "left", parse_math=False,
             )  # fmt: skip
     bad = [
         n
@@ -65,14 +63,15 @@ def draw_error_by_depth(*, chained: Summary, isolated: Summary | None = None) ->
         if of.get(s) is not None and not math.isfinite(of[s] or 0)
     ]
     if bad:
-        axis.plot(bad, [top] * len(bad), "x", color=INK, markersize=7, markeredgewidth=2, label="not finite, or lost")
+        axis.plot(bad, [top] * len(bad), "x", color=INK, markersize=4, zorder=4, label="not finite, or missing")
     axis.axhline(1.0, color=INK, linewidth=1.0, linestyle="--")
     axis.annotate(
         "floor", (1, 1), xycoords=("axes fraction", "data"), xytext=(3, -3), textcoords="offset points", fontsize=8
     )
     axis.set_yscale("log")
-    axis.set_ylim(LEAST / 2, top * 1.6)
-    axis.set_ylabel("worst slice over its floor (multiples of the gate)", fontsize=8)
+    axis.set_ylim(LEAST / 2, top * 2.5)
+    plain_ticks(axis.yaxis)
+    axis.set_ylabel(f"worst slice over its floor\n(multiples of the gate; lowest: {LEAST:g} or less)", fontsize=8)
     _mark_layers(axis, chained if line else isolated, sites)
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=7, loc="lower right", framealpha=0.9)
@@ -111,17 +110,30 @@ def _mark_layers(axis: Axes, summary: Summary | None, sites: Sequence[str]) -> N
     for number, (n, _) in enumerate(named):
         if number % step == 0:
             axis.axvline(n - 0.5, color=GREY, linewidth=0.4)
+    ends = [*starts[1:], len(sites)]
+    middle = {n: (n + end - 1) / 2 for n, end in zip(starts, ends, strict=True)}
+    after = [n for n in starts if layer_of.get(sites[n]) is None and n > 0]
+    for n in after:
+        axis.axvline(n - 0.5, color=GREY, linewidth=0.4)
     shown = named[::step]
-    axis.set_xticks([n for n, _ in shown], [str(layer) for _, layer in shown], fontsize=8)
+    axis.set_xticks([middle[n] for n, _ in shown], [str(layer) for _, layer in shown], fontsize=8)
+    axis.tick_params(axis="x", length=0)
     axis.set_xlabel("layer (its stages from left to right)", fontsize=8)
     axis.set_xlim(-1, len(sites))
 
 
+def _adding(marks: dict[str, float | None]) -> list[str]:
+    """Sites that add error of their own, in order of computation.
+
+    A NaN spreads to all that read it: of the sites that are not finite, the first alone tells where it arises.
+    """
+    first = next((site for site, score in marks.items() if score == math.inf), None)
+    return [s for s, score in marks.items() if s == first or (score is not None and 1 < score < math.inf)]
+
+
 def _message(line: dict[str, float | None], marks: dict[str, float | None]) -> str:
     shows = [site for site, score in line.items() if score is not None and score > 1]
-    adds = [site for site, score in marks.items() if score is not None and 1 < score < math.inf]
-    # A NaN spreads to all that read it: of the sites that are not finite, the first alone tells where it arises.
-    adds = sorted({*adds, *[s for s, score in marks.items() if score == math.inf][:1]}, key=list(marks).index)
+    adds = _adding(marks)
     if not shows and not adds:
         worst = max((s for s in (*line.values(), *marks.values()) if s is not None), default=0.0)
         return f"No site is over its floor, the worst at {times(worst)} of its gate"

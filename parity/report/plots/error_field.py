@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
 from parity.fingerprint import ReducedField
 from parity.metrics import COLUMN_BLOCK
-from parity.report.plots.style import INK, PALE, VERMILION, Picture, empty, figure, finish
+from parity.report.plots.style import INK, PALE, VERMILION, Picture, empty, figure, finish, plain_ticks
 from parity.report.text import count
 
 LOST = 0.5
@@ -22,7 +24,7 @@ def draw_error_field(field: ReducedField) -> Picture:
     """Rows down (by position, or by expert and its rows), columns across; darker is worse, on a logarithmic scale.
 
     Thin lines: the kernel's row tiles where known (else none), and blocks of 128 columns; thick ones: where an expert
-    begins. Cells that are not finite are black and hatched in the margin.
+    begins. Cells that are not finite are black, with an arrow in the margin.
     """
     if not field.error.size:
         return empty(f"{field.name} has no element", "Nothing to draw: the field has no row or no column.")
@@ -40,15 +42,23 @@ def draw_error_field(field: ReducedField) -> Picture:
     bad = np.where(np.isfinite(cells), np.nan, 1.0)
     if not np.isfinite(cells).all():
         axis.pcolormesh(field.column_edges, field.row_edges, bad, cmap="gray", vmin=1, vmax=2, rasterized=True)
+        middles = (field.row_edges[:-1] + field.row_edges[1:]) / 2
+        rows = middles[~np.isfinite(cells).all(axis=1)]
+        axis.plot([1.004 * field.width] * len(rows), rows, marker="<", linestyle="", color=INK, clip_on=False,
+                  markersize=5)  # fmt: skip
+    axis.set_xlim(0, field.width)
     axis.invert_yaxis()
-    grid = _grid(axis, field)
-    by = "expert, rows in the kernel's order" if field.order == "expert" else "row, by position"
+    words = _grid(axis, field)
+    if not np.isfinite(cells).all():
+        words.append("black, arrow: not finite")
+    by = "expert (its rows in the kernel's order)" if field.order == "expert" else "row, by position (tokens)"
     axis.set_ylabel(by, fontsize=8)
-    axis.set_xlabel(f"column ({grid})" if grid else "column", fontsize=8)
+    axis.set_xlabel(f"column ({'; '.join(words)})" if words else "column", fontsize=8)
     axis.tick_params(labelsize=8)
     _label_experts(axis, field)
-    bar = made.colorbar(mesh, ax=axis, pad=0.01)
+    bar = made.colorbar(mesh, ax=axis, pad=0.015)
     bar.set_label("relative error of the cell's worst row, |sut - oracle| / |oracle|", fontsize=8)
+    plain_ticks(bar.ax.yaxis)
     bar.ax.tick_params(which="both", labelsize=7)
     title = _message(field)
     alt = (
@@ -57,21 +67,22 @@ def draw_error_field(field: ReducedField) -> Picture:
     return finish(made, title, alt)
 
 
-def _grid(axis: Axes, field: ReducedField) -> str:
+def _grid(axis: Axes, field: ReducedField) -> list[str]:
     """Draw the lines; returns what they are."""
     edges = range(COLUMN_BLOCK, field.width, COLUMN_BLOCK)
     if len(edges) <= _MOST_LINES:
         for edge in edges:
             axis.axvline(edge, color=INK, linewidth=0.4, alpha=0.6)
-    words = [f"lines every {COLUMN_BLOCK}"] if 0 < len(edges) <= _MOST_LINES else []
+    words = [f"lines down: every {COLUMN_BLOCK}"] if 0 < len(edges) <= _MOST_LINES else []
     inner = [row for row in field.tile_rows if row not in set(field.expert_starts)]
     if inner and len(inner) <= _MOST_LINES:
         for row in inner:
             axis.axhline(row, color=INK, linewidth=0.4, alpha=0.6)
-        words.append(f"across: row tiles of {field.tile_m}")
-    for row in field.expert_starts[1:] if len(field.experts) <= _MOST_LINES else ():
-        axis.axhline(row, color=VERMILION, linewidth=0.9)
-    return "; ".join(words)
+        words.append(f"thin across: row tiles of {field.tile_m}")
+    starts: Sequence[int] = field.expert_starts[1:] if len(field.experts) <= _MOST_LINES else ()
+    for row in starts:
+        axis.axhline(row, color=VERMILION, linewidth=1.3)
+    return [*words, "thick across: the next expert"] if starts else words
 
 
 def _label_experts(axis: Axes, field: ReducedField) -> None:

@@ -13,6 +13,9 @@ from parity.invariance import Coverage
 from parity.report.plots.style import BLUE, GREY, INK, VERMILION, Picture, empty, figure, finish
 from parity.report.text import count
 
+ALIKE = 3.0
+"""The worst expert is called apart from three times a typical one's error on, as a head is (`heads.STANDS_OUT`)."""
+
 _MOST_LABELLED = 24
 _MOST_TILES = 60
 
@@ -78,6 +81,9 @@ def draw_expert_load(sites: Sequence[ExpertLoads]) -> Picture:
     axes[0, -1].legend(list(handles.values()), list(handles), fontsize=7, loc="upper right")
     if with_error:
         axes[1, 0].set_ylabel("relative error\n|sut - oracle| / |oracle|", fontsize=8)
+        told = next((axis for axis in axes[1] if axis.get_legend_handles_labels()[1]), None)
+        if told is not None:
+            told.legend(fontsize=7, loc="upper right")
     title = _message(held)
     return finish(made, title, f"{title}. Experts of {', '.join(site.name for site in held)}, busiest first.")
 
@@ -112,7 +118,10 @@ def _draw_error(axis: Axes, site: ExpertLoads, order: np.ndarray) -> None:
     at, finite = np.arange(len(error)), np.isfinite(error)
     axis.vlines(at[finite], 0, error[finite], color=GREY, linewidth=0.8)
     axis.plot(at[finite & ~lost], error[finite & ~lost], "o", color=BLUE, markersize=4)
-    axis.plot(at[finite & lost], error[finite & lost], "D", color=VERMILION, markeredgecolor=INK, markersize=5)
+    axis.plot(
+        at[finite & lost], error[finite & lost], "D", color=VERMILION, markeredgecolor=INK, markersize=5,
+        label="an expert with lost rows" if lost.any() else None,
+    )  # fmt: skip
     axis.plot(at[np.isinf(error)], [0] * int(np.isinf(error).sum()), "x", color=INK, markeredgewidth=2)
     axis.set_ylim(0, max(axis.get_ylim()[1], error[finite].max(initial=1e-9) * 1.1))
 
@@ -138,6 +147,8 @@ def _message(sites: Sequence[ExpertLoads]) -> str:
         return told
     error, site, n = worst
     usual = float(np.nanmedian(np.array(site.error)))
+    if error < ALIKE * usual:
+        return f"{told}; all experts err alike, the worst by {error:.2g}, a typical one by {usual:.2g}"
     return (
         f"{told}; expert {site.experts[n]} of {site.name} errs most, {error:.2g} against {usual:.2g} of a typical one"
     )

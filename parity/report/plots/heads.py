@@ -25,7 +25,7 @@ def draw_heads(field: ReducedField) -> Picture:
     least, lower, median, upper, most = (np.minimum(part, top) for part in (least, lower, median, upper, most))
     apart = _apart(field)
     at = np.arange(len(median))
-    made = figure(min(max(5.0, 0.35 * len(at) + 2), 13.0), 3.6)
+    made = figure(min(max(6.5, 0.35 * len(at) + 2), 13.0), 3.6)
     axis = made.subplots()
     colours = [VERMILION if n in apart else BLUE for n in at]
     hatches = ["///" if n in apart else "" for n in at]
@@ -44,7 +44,7 @@ def draw_heads(field: ReducedField) -> Picture:
     step = 1 if len(at) <= _MOST_LABELLED else 8
     axis.set_xticks(at[::step], [str(n) for n in at[::step]], fontsize=8)
     axis.set_xlabel("head", fontsize=8)
-    axis.set_ylabel("relative error of a row, |sut - oracle| / |oracle|", fontsize=8)
+    axis.set_ylabel("relative error of a row\n|sut - oracle| / |oracle|", fontsize=8)
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1, 1.12), ncols=4, frameon=False)
     title = _message(field, apart, lost)
@@ -63,7 +63,9 @@ def _apart(field: ReducedField) -> list[int]:
 def _message(field: ReducedField, apart: list[int], lost: list[int]) -> str:
     median = field.heads[:, 2]
     if lost:
-        return f"{field.name}: head{'' if len(lost) == 1 else 's'} {spans(lost)} of {len(median)} not finite"
+        one = len(lost) == 1
+        which = f"head{'' if one else 's'} {spans(lost)} of {len(median)} {'holds' if one else 'hold'}"
+        return f"{field.name}: {which} values that are not finite"
     if not field.heads.any():
         return f"{field.name}: all {count(len(median), 'head')} equal the oracle's"
     if apart:
@@ -73,4 +75,6 @@ def _message(field: ReducedField, apart: list[int], lost: list[int]) -> str:
         one = len(apart) == 1
         which = f"head{'' if one else 's'} {spans(apart)} of {len(median)}"
         return f"{field.name}: {which} {'stands' if one else 'stand'} out, {size}"
+    if len(median) == 1:
+        return f"{field.name}: one head, its median error {median[0]:.2g}"
     return f"{field.name}: no head stands out, medians from {median.min():.2g} to {median.max():.2g}"

@@ -10,14 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 
 from parity.compare.table import cell_words
-from parity.records import Comparison, Summary
+from parity.records import Comparison, Summary, Verdict
 from parity.report.plots.style import ABOVE, BELOW, BOUNDS, INK, PALE, Picture, empty, figure, finish
 from parity.report.text import count, spans, times
 
 _MOST_NUMBERED = 40
 """Layers up to which cells are tall enough (0.3 inch) for a number at 7 points."""
 
-_MARKS = "N: not finite, x: other shape or dtype, -: missing, ?: no verdict, grey: not part of the model there"
+_MARKS = {"N": "not finite", "x": "other shape or dtype", "-": "missing", "?": "no verdict"}
+"""What the marks in the cells say; of these a map explains what it shows."""
 
 
 def draw_layer_stage_map(panels: Sequence[tuple[str, Summary]]) -> Picture:
@@ -48,12 +49,21 @@ def draw_layer_stage_map(panels: Sequence[tuple[str, Summary]]) -> Picture:
         _mark(axis, cells, layers, stages, numbered=len(layers) <= _MOST_NUMBERED)
         _label_layers(axis, layers)
     axes[-1].set_xticks(range(len(stages)), stages, rotation=60, ha="right", fontsize=8, parse_math=False)
-    marks = "" if all(record.verdict.healthy for record in comparisons) else f"\n{_MARKS}"
-    axes[-1].set_xlabel("stage, in order of computation" + marks, fontsize=8)
+    held = [worst_by_site(summary) for _, summary in panels]
+    shown = {
+        cell_words(record).removesuffix("!")
+        for cells in held
+        for record in cells.values()
+        if not record.verdict.healthy
+    }
+    words = [f"{mark}: {meaning}" for mark, meaning in _MARKS.items() if mark in shown]
+    if any(len(cells) < len(layers) * len(stages) for cells in held):
+        words.append("grey: no such stage there")
+    axes[-1].set_xlabel("stage, in order of computation" + ("\n" + ", ".join(words) if words else ""), fontsize=8)
     bar = made.colorbar(image, ax=list(axes), shrink=min(1.0, 5 / made.get_figheight()), pad=0.01, spacing="uniform")
     bar.set_ticks([*BOUNDS], labels=[f"{bound:g}" if bound != 1 else "1 = floor" for bound in BOUNDS])
     bar.ax.tick_params(labelsize=7)
-    bar.set_label("worst slice over its floor (multiples of the gate)", fontsize=8)
+    bar.set_label("worst slice over its floor (multiples of the gate)", fontsize=8, labelpad=8)
     title = _message(panels)
     alt = f"Map of {len(layers)} rows of layers by {count(len(stages), 'stage')}. " + "; ".join(
         f"{name}: {_panel_words(summary)}" for name, summary in panels
@@ -133,6 +143,11 @@ def _message(panels: Sequence[tuple[str, Summary]]) -> str:
         worst = max((r for r in judged if r.over_floor is not None), key=lambda r: r.over_floor or 0.0, default=None)
         near = "" if worst is None else f"; the worst slice stands at {times(worst.over_floor or 0.0)} of its gate"
         return f"No site is over its floor{near}"
+    lost = [record for record in over if record.verdict is Verdict.NONFINITE]
+    if isolated and lost and lost[0] is over[0]:
+        # A NaN spreads to all that read it: of the sites that are not finite, the first alone tells where it arises.
+        rest = f"; {count(len(lost) - 1, 'later site')} {'holds' if len(lost) == 2 else 'hold'} such values too"
+        return f"Values that are not finite arise at {over[0].name}{rest if len(lost) > 1 else ''}"
     first = over[0].stage
     layers = [record.layer for record in over if record.stage == first and record.layer is not None]
     where = f"{first} of layer{'' if len(layers) == 1 else 's'} {spans(layers)}" if layers else first

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from parity.fingerprint import ReducedField
-from parity.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, VERMILION, Picture, empty, figure, finish
+from parity.report.plots.style import BLUE, GREY, INK, VERMILION, Picture, empty, figure, finish, plain_ticks
 from parity.report.text import count, listed_names
 
-_LOOKS = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (ORANGE, ":"), (INK, "-"))
-"""Colour and dash together, so that curves differ in grey."""
+MOST_FIELDS = 5
+"""Panels of one figure."""
+
+STANDS_OUT = 3.0
+"""The worst row of a position is drawn as a dot of its own from three times the typical row's error on; clean rows of
+one stage differ by a factor of 2."""
 
 GROWS = 2.0
 """The last quarter's median over the first's from which the message says that error grows."""
@@ -26,57 +31,78 @@ _MOST_BOUNDARIES = 64
 
 
 def draw_position_curve(fields: Sequence[ReducedField]) -> Picture:
-    """A curve a field: the median row of each position as a line, the worst as a thin one; launches as vertical lines.
+    """A panel a field: the median row of each position as a line, a worst row that stands out as a dot; launches as
+    vertical lines.
 
     At most five fields. Positions whose error is 0 (bitwise equal) stand at the bottom of the logarithmic axis.
     """
-    held = [field for field in fields if len(field.position)][: len(_LOOKS)]
+    held = [field for field in fields if len(field.position)][:MOST_FIELDS]
     if not held:
         return empty("No position to draw", "None of the fields has a row.")
     values = np.concatenate([part for field in held for part in (field.position_median, field.position_worst)])
     positive = values[np.isfinite(values) & (values > 0)]
     high = float(positive.max(initial=1e-9)) * 2
     low = max(float(positive.min(initial=high / 10)) / 2, high * 1e-6)
-    made = figure(8.0, 3.8)
-    axis = made.subplots()
-    _mark_launches(axis, held)
-    for field, (colour, dash) in zip(held, _LOOKS, strict=False):
-        style: dict[str, Any] = {"color": colour, "drawstyle": "steps-post"}
-        axis.plot(field.position, _clip(field.position_worst, low, high), linewidth=0.6, alpha=0.7, **style)
-        axis.plot(
-            field.position,
-            _clip(field.position_median, low, high),
-            linestyle=dash,
-            linewidth=1.6,
-            label=field.name,
-            **style,
-        )
-        bad = ~np.isfinite(field.position_worst)
-        axis.plot(field.position[bad], np.full(int(bad.sum()), high), "x", color=INK, markeredgewidth=2)
-    axis.set_yscale("log")
-    axis.set_ylim(low / 1.3, high * 1.3)
-    axis.set_xlabel("position in the sequence (tokens)", fontsize=8)
-    axis.set_ylabel("relative error of a row\n(thick: median, thin: worst)", fontsize=8)
-    axis.tick_params(which="both", labelsize=8)
-    axis.legend(fontsize=7, loc="best", framealpha=0.9)
+    made = figure(8.0, 1.6 + 1.6 * len(held))
+    axes = made.subplots(len(held), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    for axis, field in zip(axes, held, strict=True):
+        _draw(axis, field, low, high)
+        axis.set_title(field.name, fontsize=9, loc="left", parse_math=False)
+        axis.tick_params(which="both", labelsize=8)
+    axes[0].set_yscale("log")
+    axes[0].set_ylim(low / 1.3, high * 1.3)
+    for axis in axes:
+        plain_ticks(axis.yaxis)
+    axes[-1].set_xlabel("position in the sequence (tokens)", fontsize=8)
+    made.supylabel("relative error of a row\n|sut - oracle| / |oracle|", fontsize=8, ha="center")
+    handles = {handle.get_label(): handle for axis in axes for handle in axis.get_legend_handles_labels()[0]}
+    made.legend(handles=_keys(handles), fontsize=7, loc="outside lower center", ncols=5, frameon=False)
     title = _message(held)
     first, last = int(held[0].position[0]), int(held[0].position[-1])
     return finish(made, title, f"{title}. {count(len(held), 'curve')} from position {first} to {last}.")
+
+
+def _draw(axis: Axes, field: ReducedField, low: float, high: float) -> None:
+    _mark_launches(axis, field)
+    median, worst = _clip(field.position_median, low, high), _clip(field.position_worst, low, high)
+    median = np.where(np.isfinite(field.position_median), median, np.nan)
+    # A bin holds its value up to where the next begins; the last one is as wide as the one before it.
+    last = field.position[-1] + (field.position[-1] - field.position[-2] if len(field.position) > 1 else 1)
+    axis.step([*field.position, last], [*median, median[-1]], where="post", color=BLUE, linewidth=1.4, label=_MEDIAN)
+    finite = np.isfinite(field.position_worst)
+    usual = float(np.nanmedian(median)) if finite.any() else 0.0
+    apart = finite & (worst > STANDS_OUT * np.maximum(median, usual))
+    if apart.any():
+        axis.plot(field.position[apart], worst[apart], "D", color=VERMILION, markeredgecolor=INK, markeredgewidth=0.3,
+                  markersize=3, label=_WORST)  # fmt: skip
+    bad = ~finite
+    if bad.any():
+        axis.plot(field.position[bad], np.full(int(bad.sum()), high), "x", color=INK, markersize=4, label=_BAD)
+
+
+_MEDIAN, _WORST, _BAD, _CHUNK, _DECODE = (
+    "median row", "worst row, where it stands out", "not finite", "a prefill chunk begins", "decode",
+)  # fmt: skip
+
+
+def _keys(shown: dict[object, Line2D | Patch]) -> list[Line2D | Patch]:
+    """Keys of what is drawn, in one order."""
+    return [shown[label] for label in (_MEDIAN, _WORST, _BAD, _CHUNK, _DECODE) if label in shown]
 
 
 def _clip(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip(np.nan_to_num(values, nan=high, posinf=high), low, high)
 
 
-def _mark_launches(axis: Axes, fields: Sequence[ReducedField]) -> None:
-    launches = sorted({launch for field in fields for launch in field.launches if launch[0] > field.position[0]})
+def _mark_launches(axis: Axes, field: ReducedField) -> None:
+    launches = [launch for launch in field.launches if launch[0] > field.position[0]]
     decoded = [at for at, phase in launches if phase == "decode"]
     chunks = [at for at, phase in launches if phase != "decode"]
     if len(chunks) <= _MOST_BOUNDARIES:
-        for number, at in enumerate(chunks):
-            axis.axvline(at, color=GREY, linewidth=0.8, label="a prefill chunk begins" if number == 0 else None)
+        for at in chunks:
+            axis.axvline(at, color=GREY, linewidth=0.8, label=_CHUNK)
     if decoded:
-        axis.axvspan(decoded[0], int(fields[0].position[-1]) + 1, color=GREY, alpha=0.2, label="decode")
+        axis.axvspan(decoded[0], int(field.position[-1]) + 1, color=GREY, alpha=0.2, label=_DECODE)
 
 
 def _message(fields: Sequence[ReducedField]) -> str:
@@ -84,12 +110,12 @@ def _message(fields: Sequence[ReducedField]) -> str:
     names = listed_names([one.name for one in fields])
     if any(not np.isfinite(one.position_worst).all() for one in fields):
         bad = next(one for one in fields if not np.isfinite(one.position_worst).all())
-        at = int(bad.position[~np.isfinite(bad.position_worst)][0])
-        return (
-            f"{bad.name}: values are not finite from position {at} on"
-            if _to_the_end(bad)
-            else f"{bad.name}: not finite at position {at}"
-        )
+        hit = bad.position[~np.isfinite(bad.position_worst)]
+        at = int(hit[0])
+        if _to_the_end(bad):
+            return f"{bad.name}: values are not finite from position {at} on"
+        where = f"position {at}" if len(hit) == 1 else f"{len(hit)} positions from {at} to {int(hit[-1])}"
+        return f"{bad.name}: values are not finite at {where}"
     if not any(one.position_worst.any() for one in fields):
         return f"{names}: every row equals the oracle's"
     jump = _jump(field)
@@ -109,14 +135,12 @@ def _message(fields: Sequence[ReducedField]) -> str:
     spread = field.position_worst.max() / max(float(np.median(field.position_worst)), 1e-30)
     if spread >= 10:
         high = np.flatnonzero(field.position_worst >= field.position_worst.max() / 3)
-        where = f"at {count(len(high), 'position')}" if len(high) > 1 else "at position"
-        where += (
-            f" from {field.position[high[0]]} to {field.position[high[-1]]}"
-            if len(high) > 1
-            else f" {field.position[high[0]]}"
+        first, last = int(field.position[high[0]]), int(field.position[high[-1]])
+        where = (
+            f"the row at position {first} errs" if first == last else f"single rows from position {first} to {last} err"
         )
         worst, usual = field.position_worst.max(), np.median(field.position_median)
-        return f"{field.name}: single rows err by up to {worst:.2g} {where}, the typical row by {usual:.2g}"
+        return f"{field.name}: {where} by up to {worst:.2g}, the typical row by {usual:.2g}"
     return f"{names}: error is even along the sequence, median {np.median(field.position_median):.2g}"
 
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from parity.records import Summary
-from parity.report.plots.style import BLUE, INK, VERMILION, Picture, empty, figure, finish
+from parity.report.plots.style import BLUE, INK, VERMILION, Picture, empty, figure, finish, plain_ticks
 from parity.report.text import count, times
 
-_LOOKS = ((BLUE, ""), (VERMILION, "///"), ("#56B4E9", "..."), ("#CC79A7", "xx"))
 LEAST = 1e-3
-"""Where a score of 0 (bitwise equal) is counted on the logarithmic axis."""
+"""Scores below it, 0 (bitwise equal) included, are counted in one bin left of it."""
+
+_BINS = 6
+"""A decade."""
 
 
 def draw_score_distribution(panels: Sequence[tuple[str, Summary]]) -> Picture:
@@ -24,25 +26,36 @@ def draw_score_distribution(panels: Sequence[tuple[str, Summary]]) -> Picture:
     if not any(len(found) for _, found, _ in scores):
         total = sum(without for _, _, without in scores)
         return empty("No slice has a floor to be held against", f"{count(total, 'worst slice')} measured, none judged.")
-    top = max([10.0, *(float(f[np.isfinite(f)].max(initial=0.0)) for _, f, _ in scores)]) * 1.5
-    decades = np.log10(top / LEAST)
-    edges = np.sort(np.append(np.logspace(np.log10(LEAST), np.log10(top), int(6 * decades)), [LEAST / 1.5, 1.0]))
+    top = max([10.0, *(float(f[np.isfinite(f)].max(initial=0.0)) for _, f, _ in scores)])
+    # The gate is an edge, so that no bin holds slices of both sides; one bin more on the right for what is not finite.
+    numbers = np.arange(round(_BINS * np.log10(LEAST)) - 1, int(np.ceil(_BINS * np.log10(top))) + 2)
+    edges = 10.0 ** (numbers / _BINS)
+    low, high = np.sqrt(edges[0] * edges[1]), np.sqrt(edges[-2] * edges[-1])
     made = figure(7.0, 1.0 + 1.8 * len(scores))
     axes = made.subplots(len(scores), 1, squeeze=False, sharex=True)[:, 0]
-    for axis, (name, found, without), (colour, hatch) in zip(axes, scores, _LOOKS * len(scores), strict=False):
-        held = np.clip(np.nan_to_num(found, nan=top, posinf=top), LEAST, top * 0.999)
-        axis.hist(held, bins=edges.tolist(), color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
+    for axis, (name, found, without) in zip(axes, scores, strict=True):
+        held = np.clip(np.nan_to_num(found, nan=high, posinf=high), low, high)
+        held[found < LEAST] = low
+        for part, colour, hatch in ((found <= 1, BLUE, ""), (~(found <= 1), VERMILION, "///")):
+            # A score of exactly 1 is within the floor, whose bin ends there.
+            inside = np.minimum(held[part], np.nextafter(1.0, 0.0)) if colour == BLUE else held[part]
+            axis.hist(inside, bins=edges.tolist(), color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
         axis.axvline(1.0, color=INK, linewidth=1.2)
         axis.set_xscale("log")
         beside = f", {without} without a floor" if without else ""
         words = f"{name}: {int((found > 1).sum())} of {count(len(found), 'slice')} over{beside}"
         axis.set_title(words, fontsize=9, loc="left", parse_math=False)
-        axis.set_ylabel("slices", fontsize=8)
+        axis.set_ylabel("number of slices", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.set_yscale("log")  # one slice among thousands is to be seen
         axis.set_ylim(bottom=0.5)
+        plain_ticks(axis.yaxis)
+        plain_ticks(axis.xaxis)
+    infinite = "; last bin: not finite, or missing" if any(not np.isfinite(f).all() for _, f, _ in scores) else ""
     axes[-1].set_xlabel(
-        "score over the floor (multiples of the gate; line: the gate; left end: bitwise equal)", fontsize=8
+        "worst slice of each kind of each site, in multiples of its gate (line: the gate)\n"
+        f"first bin: below {LEAST:g}, or bitwise equal{infinite}",
+        fontsize=8,
     )
     title = _message(scores)
     return finish(made, title, f"{title}. Histogram of {sum(len(f) for _, f, _ in scores)} scores.")
@@ -74,11 +87,11 @@ def _message(scores: Sequence[tuple[str, np.ndarray, int]]) -> str:
     apart = everything[(everything > 1) & np.isfinite(everything)]
     finite = np.isfinite(everything).all()
     size = f", up to {times(worst)} times" if worst > 1 else ""
-    size += (
-        "" if finite else f"{' and' if size else ','} {int((~np.isfinite(everything)).sum())} not finite or not there"
-    )
+    size += "" if finite else f"{' and' if size else ','} {int((~np.isfinite(everything)).sum())} not finite or missing"
     gap = (
-        f"; between {times(within[-1])} and {times(apart.min())} lies nothing"
+        "; all others are equal bit for bit"
+        if len(within) and not within[-1]
+        else f"; between {times(within[-1])} and {times(apart.min())} lies nothing"
         if len(within) and len(apart) and apart.min() > 2
         else ""
     )

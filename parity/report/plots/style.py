@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import LogFormatterSciNotation
 
 # Okabe & Ito's palette: distinguishable with every common colour blindness. In grey BLUE (luminance 38 %) and
 # VERMILION (50 %) come close, so whatever they tell apart also differs in hatch, marker or place.
@@ -25,8 +29,12 @@ BOUNDS = (0.0, 0.1, 0.3, 0.6, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Lower ends of the classes, as multiples of the floor's gate."""
 
 DPI = 144
-_CHARACTERS_PER_INCH = 9.3
-"""Of the title's font: DejaVu Sans Bold is 0.69 em wide on average (measured on titles here), an em being 11 points."""
+_TITLE = FontProperties(size=11, weight="bold")
+_MINOR = (1.2, 0.5)
+"""Decades below which some ticks between powers of ten carry numbers, and all of them."""
+
+_MARGIN = 0.02
+"""Of the figure's width, kept free beside the title."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,37 @@ def figure(width: float, height: float) -> Figure:
 
 
 def finish(made: Figure, title: str, alt: str) -> Picture:
-    """Put the message on top, wrapped to the figure's width."""
-    width = max(int(made.get_figwidth() * _CHARACTERS_PER_INCH), 30)
-    lines = textwrap.fill(title, width)
-    made.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
+    """Put the message on top, wrapped to the figure's width in lines of about one length: no word stands alone."""
+    text = made.suptitle(title, x=0.01, ha="left", fontproperties=_TITLE, color=INK, parse_math=False)
+    whole = text.get_window_extent().width
+    room = (1 - _MARGIN) * made.bbox.width
+    lines = [title]
+    for number in range(2, 2 + len(title.split())):
+        if whole <= room:
+            break
+        lines = _even_lines(title, number)
+        text.set_text("\n".join(lines))
+        whole = text.get_window_extent().width
     return Picture(made, title, alt)
+
+
+def _even_lines(title: str, number: int) -> Sequence[str]:
+    """`title` in at most `number` lines of about equal length."""
+    width = -(-len(title) // number)
+    while len(lines := textwrap.wrap(title, width, break_long_words=False)) > number:
+        width += 1
+    return lines
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as people write numbers: 0.01, 1, 1000; between them where it spans few decades."""
+    axis.set_major_formatter(_Plain())
+    axis.set_minor_formatter(_Plain(minor_thresholds=_MINOR))
+
+
+class _Plain(LogFormatterSciNotation):
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def empty(title: str, why: str) -> Picture:

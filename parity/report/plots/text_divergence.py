@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from parity.report.plots.style import BLUE, GREY, INK, ORANGE, VERMILION, Picture, empty, figure, finish
+from parity.report.plots.style import BLUE, GREY, INK, ORANGE, VERMILION, Picture, empty, figure, finish, plain_ticks
 from parity.report.text import count, shorten, visible
 
 ACROSS, MOST_LINES = 12, 8
@@ -77,7 +78,7 @@ def _draw_tokens(axis: Axes, pair: TextPair, start: int, stop: int, lines: int) 
             )  # fmt: skip
             if row == 1 and not same:
                 cell.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
-    axis.set_xlim(0, ACROSS)
+    axis.set_xlim(-0.01, ACROSS + 0.01)
     axis.set_ylim(lines * 2.6 - 0.4, -0.1)
     at = [line * 2.6 + row + 0.5 for line in range(lines) for row in (0, 1)]
     names = [f"{start + line * ACROSS}  {who}" for line in range(lines) for who in ("oracle", "engine")]
@@ -98,7 +99,9 @@ def _draw_kl(axis: Axes, pair: TextPair, first: int | None) -> None:
     if first is not None:
         axis.axvline(first, color=VERMILION, linestyle="--", linewidth=1)
     axis.set_yscale("log")
-    axis.set_xlabel("new token (dashed: the texts part)", fontsize=8)
+    plain_ticks(axis.yaxis)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("new token" + ("" if first is None else " (dashed: the texts part)"), fontsize=8)
     axis.set_ylabel("KL of the logits (nats),\nboth on the oracle's text", fontsize=8)
     axis.tick_params(which="both", labelsize=8)
 
