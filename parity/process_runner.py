@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Self
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any, Self
 
 from parity.errors import RunnerError
 from parity.runner import (
@@ -29,7 +30,9 @@ from parity.runner import (
     options_of,
 )
 from parity.sampling import Sampling
-from parity.trace import Trace
+
+if TYPE_CHECKING:
+    from parity.trace import Trace
 
 OnStep = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
@@ -39,7 +42,7 @@ class ProcessRunner:
     """Runner `spec` (`NAME:MODEL`) in a spawned child process; same calls, same results.
 
     threads: OpenMP threads the child may use. on_step: hears of each step of a runner that reports them.
-    Raises RunnerError when the child dies.
+    Raises RunnerError when the child dies. Left by an error (`with`), it ends the child at once, opening or not.
     """
 
     def __init__(self, spec: str, *, threads: int = 1, on_step: OnStep | None = None, **options: Any) -> None:
@@ -49,8 +52,9 @@ class ProcessRunner:
         self._closing = threading.Event()
         self._listener = threading.Thread(target=self._listen, args=(on_step,), daemon=True)
         self._listener.start()
+        held, self._leash = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(
-            max_workers=1, mp_context=context, initializer=_open, initargs=(spec, options, threads, self._steps)
+            max_workers=1, mp_context=context, initializer=_open, initargs=(spec, options, threads, self._steps, held)
         )
         # A pool starts its process with the first call; an engine takes seconds to open, while the oracle opens here.
         self._pool.submit(_begin)
@@ -90,6 +94,7 @@ class ProcessRunner:
         """End the child and the thread that listens to it."""
         # The listener drains the queue until the child is gone: a child does not end with steps still to hand over.
         self._pool.shutdown()
+        self._leash.close()
         self._closing.set()
         self._listener.join()
         self._steps.cancel_join_thread()
@@ -98,7 +103,9 @@ class ProcessRunner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._leash.close()  # nobody waits for an engine that is still opening
         self.close()
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -127,11 +134,12 @@ class ProcessRunner:
                     on_step(*event)
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that opened it is gone, killed or not: it would go on writing its trace."""
+def _end_with_parent(leash: Connection) -> None:
+    """End this process when the one that opened it lets go or is gone, killed or not: it would go on writing its
+    trace."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()
+        wait([leash, parent.sentinel])
         os._exit(1)
 
 
@@ -143,12 +151,12 @@ _runner: Any = None
 _refusal: Exception | None = None
 
 
-def _open(spec: str, options: dict[str, Any], threads: int, steps: Any) -> None:
+def _open(spec: str, options: dict[str, Any], threads: int, steps: Any, leash: Connection) -> None:
+    threading.Thread(target=_end_with_parent, args=(leash,), daemon=True).start()
     import torch
     from threadpoolctl import threadpool_limits
 
     global _runner, _refusal
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     # The interpreter multiplies with numpy's BLAS, whose threads spin when two engines share the cores.
     threadpool_limits(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -73,4 +74,6 @@ def _read_tuple(arguments: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=256)
 def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+    # Of the fields that JSON holds: the type of a tensor beside them is known to type checkers alone.
+    stored = {field.name: field.type for field in fields(kind) if field.metadata.get("json", True)}
+    return get_type_hints(types.SimpleNamespace(__annotations__=stored), globalns=vars(sys.modules[kind.__module__]))

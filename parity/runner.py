@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from parity.errors import RunnerError, UsageError
 from parity.records import Capture, Environment, Lineage, Recipe, Rows
 from parity.registry import load, open_runner, registered
 from parity.sampling import Sampling
-from parity.trace import Trace
+
+if TYPE_CHECKING:
+    # An engine's process is started from here before the lab imports torch, which takes seconds.
+    import torch
+
+    from parity.trace import Trace
 
 __all__ = [
     "CapturePlan",

@@ -108,6 +108,26 @@ def test_a_missing_function_is_named(spec: str):
         open_runner(spec.replace("open_toy", "no_such"))
 
 
+def open_slowly(model: str) -> Toy:
+    time.sleep(120)
+    return Toy(model)
+
+
+def test_an_error_waits_for_no_engine_that_is_still_opening(spec: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(open_slowly, "__module__", Path(__file__).stem)
+    begin = time.monotonic()
+    with pytest.raises(KeyError), ProcessRunner(spec.replace("open_toy", "open_slowly")):
+        raise KeyError("a slip")
+    # Without its end it would be waited for: two minutes, against the seconds in which a process starts.
+    assert time.monotonic() - begin < 60
+
+
+def test_torch_is_not_needed_to_start_a_child():
+    """An engine opens while the lab imports torch: from here on it may not be imported first."""
+    asked = "import sys, parity.process_runner; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+
+
 def test_a_child_ends_with_a_parent_that_is_killed(spec: str):
     """It would go on writing the trace that a resumed run is about to make anew."""
     begin = f"""if __name__ == "__main__":

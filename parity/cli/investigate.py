@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,45 +64,54 @@ def investigate(
     """
     for spec in (sut, oracle):
         refuse_missing_model(spec)  # before anything is imported that takes seconds
-    from parity.climb import investigate as climb
-    from parity.climb.ask import ask_case
-    from parity.climb.estimate import estimate_case
+    request = None if prompt is None and ids is None else read_request(prompt, ids)
+    options = parse_options(option)
+    with ExitStack() as stack:
+        engine = None
+        if not dry_run and not sut.startswith("trace:"):
+            from parity.process_runner import ProcessRunner
 
-    case = ask_case(
-        sut=sut,
-        oracle=oracle,
-        request=None if prompt is None and ids is None else read_request(prompt, ids),
-        floor=floor,
-        calibrate=calibrate or (),
-        second=None if second is None else read_request(second, None),
-        messages=messages,
-        sut_ids=sut_ids,
-        emulation=emulation,
-        new_tokens=tokens,
-        chunk=chunk,
-        knobs=knobs,
-        checks=check or (),
-        claim=claim,
-        sut_options=parse_options(option),
-        oracle_options=parse_options(oracle_option, place="--oracle-option"),
-    )
-    if case.calibrate:
-        from parity.ladder.recipe_floor import read_calibration
+            # Its process imports torch and opens the engine while this one imports torch.
+            engine = stack.enter_context(ProcessRunner(sut, **options))
+        from parity.climb import investigate as climb
+        from parity.climb.ask import ask_case
+        from parity.climb.estimate import estimate_case
 
-        # Before engines are opened and the folder is taken: too few prompts are a slip of the hand.
-        read_calibration([Path(one) for one in case.calibrate], besides=case.request.name)
-    if dry_run:
-        plan = estimate_case(case, skip=skip or (), only=only or ())
-        print_json(plan) if as_json else _show_plan(plan)
-        return
-    console = Console(stderr=True)
+        case = ask_case(
+            sut=sut,
+            oracle=oracle,
+            request=request,
+            floor=floor,
+            calibrate=calibrate or (),
+            second=None if second is None else read_request(second, None),
+            messages=messages,
+            sut_ids=sut_ids,
+            emulation=emulation,
+            new_tokens=tokens,
+            chunk=chunk,
+            knobs=knobs,
+            checks=check or (),
+            claim=claim,
+            sut_options=options,
+            oracle_options=parse_options(oracle_option, place="--oracle-option"),
+        )
+        if case.calibrate:
+            from parity.ladder.recipe_floor import read_calibration
 
-    def hear(rung: Any, result: Any) -> None:
-        if not as_json and result is not None:
-            said = f"{rung.number} {rung.name}: {result.status.value}, {result.seconds:.1f} s. {result.sentence}"
-            console.print(escape(said), highlight=False)
+            # Before the folder is taken: too few prompts are a slip of the hand.
+            read_calibration([Path(one) for one in case.calibrate], besides=case.request.name)
+        if dry_run:
+            plan = estimate_case(case, skip=skip or (), only=only or ())
+            print_json(plan) if as_json else _show_plan(plan)
+            return
+        console = Console(stderr=True)
 
-    found = climb(case, out, resume=resume, skip=skip or (), only=only or (), hear=hear)
+        def hear(rung: Any, result: Any) -> None:
+            if not as_json and result is not None:
+                said = f"{rung.number} {rung.name}: {result.status.value}, {result.seconds:.1f} s. {result.sentence}"
+                console.print(escape(said), highlight=False)
+
+        found = climb(case, out, sut=engine, resume=resume, skip=skip or (), only=only or (), hear=hear)
     print_json({**_summary(found), "exit_code": found.exit_code}) if as_json else _show(found)
     raise typer.Exit(found.exit_code)
 
