@@ -10,13 +10,15 @@ from parity.errors import GoldenError
 from parity.floor import DerivedFloor
 from parity.golden.calibration import Calibration, MeasuredFloor, combine, dtypes_of, measure_floor
 from parity.golden.contents import Contents
-from parity.golden.file import Golden
+from parity.golden.file import FORMAT, Golden
 from parity.golden.floors import GoldenFloor, compare_contents, refuse_blind
 from parity.golden.gates import Limits, WidenedFloor
 from parity.golden.numerics import difference_words, numerics_of
 from parity.golden.window import cut_trace, starts_of
 from parity.records import Comparison, Summary
 from parity.trace import capture_environment
+
+OLDER = "floors of format 1, which bounded each kind of slice by itself and not the check as a whole"
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,9 @@ def _measured(
         raise GoldenError(
             place="golden",
             expected="what was measured in the environment it was written in",
-            found="nothing of the kind",
-            next_step="Rewrite it with --parity-update.",
+            found="nothing of the kind" if golden.format == FORMAT else OLDER,
+            next_step="Where it was written, add it with --parity-measure: its values stay. Elsewhere rewrite the "
+            "golden with --parity-update, which shows what moved.",
         )
     now = golden.measured_in(here) or measure_floor(calibration, floor=floor, like=actual, numerics=here)
     return then, now

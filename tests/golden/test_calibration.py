@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from parity.errors import GoldenError
 from parity.golden import (
@@ -185,3 +189,41 @@ def test_limits_are_never_below_one_floor():
     made = golden()
     small = replace(made.measured[0], limits={"y": {"row rel_l2": 0.1}})
     assert combine(then=small, now=small) == {"y": {"row rel_l2": 1.0}}
+
+
+def in_format(number: int, path: Path) -> None:
+    """The golden as an earlier (or later) version wrote it: the same file under another format."""
+    raw = path.read_bytes()
+    said = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]["parity.golden"]
+    text = json.dumps({**json.loads(said), "format": number}, sort_keys=True)
+    save_file(load_file(path), path, metadata={"parity.golden": text, "parity.crc32": str(zlib.crc32(text.encode()))})
+
+
+def test_a_golden_of_the_first_format_asks_for_its_floors_and_keeps_its_values(tmp_path: Path):
+    path = tmp_path / "g.safetensors"
+    written = golden()
+    write_golden(path, written)
+    in_format(1, path)
+    old, actual = read_golden(path), contents_of(chain(torch.bfloat16, 100))
+    assert old.format == 1
+    assert not old.measured, "its limits bounded another thing"
+    with pytest.raises(GoldenError, match=r"(?s)format 1.*--parity-measure.*--parity-update"):
+        check_golden(old, actual, floor=FLOOR, calibration=CALIBRATION)
+    measured = with_environment(old, actual, floor=FLOOR, calibration=CALIBRATION)
+    write_golden(path, measured, replace=True)
+    again = read_golden(path)
+    assert again.format == 2
+    assert again.measured == written.measured
+    assert torch.equal((again.contents.tensors or {})["y"], (written.contents.tensors or {})["y"])
+    assert check_golden(again, actual, floor=FLOOR, calibration=CALIBRATION).healthy
+
+
+def test_a_golden_of_the_first_format_without_measured_floors_reads_as_ever_and_a_later_one_does_not(tmp_path: Path):
+    path = tmp_path / "g.safetensors"
+    contents = contents_of(torch.ones(3, 160).bfloat16())
+    write_golden(path, make_golden(contents, test="t", name=None, floor=FLOOR))
+    in_format(1, path)
+    assert check_golden(read_golden(path), contents, floor=FLOOR).healthy
+    in_format(3, path)
+    with pytest.raises(GoldenError, match="format 3, this version reads 1 and 2"):
+        read_golden(path)
