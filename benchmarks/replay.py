@@ -1,7 +1,8 @@
 """How long does replay of every stage of every layer take, and how much memory above the model and the trace?
 
 The budget: 45 s over 512 positions on two cores, and memory within one layer's captures. One capture of the SUT, here
-the recipe's own emulation, in memory; each stage replayed in exact arithmetic and in the recipe, one site at a time.
+the recipe's own emulation, in memory; each stage replayed in exact arithmetic and in the recipe and judged by both
+gates of the stored floor, those outside the layers (the logits) in pieces.
 
 A process for each measurement, after a short pass that leaves the weights in both recipes' forms and the libraries'
 buffers behind: those are the model's. The allocator is told to give every freed tensor back at once
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 
+from parity.floor import Floor
 from parity.ladder.replay import Replay, ReplayedSite
 from parity.runner import CapturePlan, Request, open_runner
 from parity.trace import Trace, capture_environment
@@ -75,44 +77,41 @@ def sizes_of(trace: Trace) -> dict[int | None, int]:
     return sizes
 
 
+class Holding(Replay):
+    """A replay that leaks: it keeps every piece."""
+
+    def pieces(self, layer: int | None, stage: str) -> Iterator[list[ReplayedSite]]:
+        self.held = getattr(self, "held", [])
+        for sites in super().pieces(layer, stage):
+            self.held.append(sites)
+            yield sites
+
+
 def measure(model: str, recipe: str, tokens: int, *, hold: bool = False) -> dict[str, object]:
-    """Time and growth of one replay of everything. hold: keep every site, as a replay that leaks would."""
-    held: list[ReplayedSite] = []
+    """Time and growth of one replay of everything, judged. hold: keep every piece, as a replay that leaks would."""
     folder = f"recipe:{ROOT / 'fixtures/models' / model}"
     sut, oracle = open_runner(folder, recipe=recipe), open_runner(folder, recipe="fp32")
+    floor = Floor.load(ROOT / f"fixtures/floors/{recipe}.json")
 
     def captured(count: int) -> Trace:
         return sut.forward([Request("document", prompt(count))], capture=CapturePlan())
 
-    def replay_all(trace: Trace, into: dict[str, int]) -> int:
-        replay, done = Replay(trace, oracle), 0
-        for layers in (range(trace.run.layers), [None]):
-            with growth(into, "layers" if None not in layers else "outside"):
-                for layer, stage in replay.family.sites(trace.run.layers):
-                    if layer in layers:
-                        site = replay.emulate(replay.site(layer, stage.name), recipe)
-                        done += site.oracle is not None
-                        held.extend([site] if hold else [])
-                        del site
-        return done
-
-    replay_all(captured(WARM), {})
-    held.clear()
+    Replay(captured(WARM), oracle).compare(floor=floor)
     trace, grew = captured(tokens), dict[str, int]()
-    sizes = sizes_of(trace)
+    sizes, replay = sizes_of(trace), (Holding if hold else Replay)(trace, oracle)
     wall, cpu = time.perf_counter(), time.process_time()
-    sites = replay_all(trace, grew)
+    with growth(grew, "replay"):
+        judged = replay.compare(floor=floor)
     return {
         "model": model,
         "recipe": recipe,
         "tokens": tokens,
-        "sites_replayed": sites,
+        "sites_replayed": sum(c.rows > 0 for c in judged.comparisons),
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time() - cpu,
         "largest_layer_bytes": max(size for layer, size in sizes.items() if layer is not None),
         "outside_layers_bytes": sizes[None],
-        "layers_grew_bytes": grew["layers"],
-        "outside_grew_bytes": grew["outside"],
+        "grew_bytes": grew["replay"],
     }
 
 

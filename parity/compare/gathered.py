@@ -52,6 +52,7 @@ class Spread:
 class Gathered:
     """One phase of a site, block by block. rows: of all blocks together, where they are known to be several.
 
+    several: rows are of several requests, whether or not those of a block are.
     last: the block taken last, for what all blocks share. by_side: NaN and infinite elements by side: (how many, in how
     many rows, the first row in words). found: the worst slice of each kind. unjudged: slices without a floor, by kind.
     excluded_share: of all phases and blocks, None for that of the one block.
@@ -60,6 +61,7 @@ class Gathered:
     floor: NoiseFloor | None
     mode: str
     rows: int | None = None
+    several: bool = False
     last: Measured | None = None
     labels: int = 0
     excluded: int = 0
@@ -84,7 +86,7 @@ class Gathered:
             by_row = getattr(block.rows, f"nonfinite_{side}")
             bad = np.flatnonzero(by_row)
             if len(bad):
-                count, rows, first = self.by_side.get(side, (0, 0, labels.words(int(bad[0]))))
+                count, rows, first = self.by_side.get(side, (0, 0, labels.words(int(bad[0]), several=self.several)))
                 self.by_side[side] = (count + int(by_row.sum()), rows + len(bad), first)
         apart = labels.aside & ~labels.excluded
         for kind, table in block.tables:
@@ -163,7 +165,7 @@ class Gathered:
         at = _worst_index(table, over)
         score = None if over is None or np.isnan(over[at]) else float(over[at])
         name = by[at] if by is not None and score is not None else None
-        where, number = block.words(table, at), int(table.index[at]) + offset
+        where, number = block.words(table, at, several=self.several), int(table.index[at]) + offset
         result = SliceResult(kind, number, where, slice_metrics(table, at), score, name)
         if kind not in self.found or badness(result) > badness(self.found[kind]):
             self.found[kind] = result

@@ -8,14 +8,16 @@ FP32 from 2.7 % to 2.75 %, which no gate sees, and its distance to the emulation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from parity.align import Aligned, Routing, route
-from parity.compare.judge import judge
+from parity.compare.gathered import Gathered
+from parity.compare.judge import judge_gathered
 from parity.compare.labels import RowLabels
+from parity.compare.measure import PHASES
 from parity.compare.pair import check_pair, label_aligned, measure_replayed
 from parity.compare.routes import judge_routes
 from parity.floor import Floor
@@ -25,6 +27,20 @@ from parity.stages import term
 Pair = tuple[torch.Tensor, Aligned]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of one stage, of one or more requests.
+
+    pairs: (what the exact oracle makes of the SUT's inputs, what the SUT made of them), one a request, at least one.
+    emulated: what the recipe's emulation makes of them; None leaves the distance gate out.
+    router_logits: [T, E] of each request, for `moe.topk_ids` only, whose rows come in one piece.
+    """
+
+    pairs: Sequence[Pair]
+    emulated: Sequence[torch.Tensor | None] | None = None
+    router_logits: Sequence[torch.Tensor | None] | None = None
+
+
 def judge_replayed(
     pairs: Sequence[Pair],
     *,
@@ -32,32 +48,61 @@ def judge_replayed(
     router_logits: Sequence[torch.Tensor | None] | None = None,
     floor: Floor | None,
 ) -> tuple[Comparison, ...]:
-    """The comparisons of one stage, one a phase, over one or more requests.
+    """The comparisons of one stage, one a phase, over one or more requests; arguments as the fields of a Piece."""
+    piece = Piece(pairs, emulated, router_logits)
+    return judge_pieces(lambda: iter((piece,)), floor=floor)
 
-    pairs: (what the exact oracle makes of the SUT's inputs, what the SUT made of them), one a request, at least one.
-    emulated: what the recipe's emulation makes of them; None leaves the distance gate out.
-    router_logits: [T, E] of each request, for `moe.topk_ids` only.
+
+def judge_pieces(pieces: Callable[[], Iterator[Piece]], *, floor: Floor | None) -> tuple[Comparison, ...]:
+    """The comparisons of one stage, one a phase, over all its pieces; empty without any.
+
+    pieces: gives them in order of position, one held at a time; asked again where the error is over its gate.
     Nothing broadcasts: a pair of other shapes or kinds of dtype gives SHAPE_MISMATCH or DTYPE_MISMATCH for the stage.
     """
-    first = pairs[0][1]
-    for oracle, sut in pairs:
-        wrong = check_pair(
-            oracle=oracle, sut=sut.tensor, axes=sut.axes, stage=sut.stage, layer=sut.layer, mode="isolated"
-        )
-        if wrong is not None:
-            return (wrong,)
-    if term(first.stage).values == "ids":
-        return _judge_choices(pairs, router_logits or [None] * len(pairs), floor)
-    errors = [judge(part, floor=floor, mode="isolated") for part in measure_replayed(pairs)]
-    if floor is None or emulated is None or any(one is None for one in emulated):
+    error, near, by_distance = _Gathering(floor, "isolated"), _Gathering(floor, "distance"), floor is not None
+    for piece in pieces():
+        for oracle, sut in piece.pairs:
+            wrong = check_pair(
+                oracle=oracle, sut=sut.tensor, axes=sut.axes, stage=sut.stage, layer=sut.layer, mode="isolated"
+            )
+            if wrong is not None:
+                return (wrong,)
+        if term(piece.pairs[0][1].stage).values == "ids":
+            return _judge_choices(piece.pairs, piece.router_logits or [None] * len(piece.pairs), floor)
+        error.take(piece.pairs)
+        emulated = [one for one in piece.emulated or () if one is not None]
+        by_distance = by_distance and len(emulated) == len(piece.pairs)
+        if by_distance:
+            near.take([(e, sut) for e, (_, sut) in zip(emulated, piece.pairs, strict=True)])
+    errors = error.judged()
+    if not by_distance:
         return tuple(_alone(record) for record in errors)
-    if any(error.verdict is Verdict.EXCEEDS_FLOOR for error in errors):
-        recipe = [(o, replace(sut, tensor=e)) for e, (o, sut) in zip(emulated, pairs, strict=True) if e is not None]
-        own = [judge(part, floor=floor, mode="isolated") for part in measure_replayed(recipe)]
-        errors = [_unless_the_recipe_is(error, mine) for error, mine in zip(errors, own, strict=True)]
-    near = measure_replayed([(e, sut) for e, (_, sut) in zip(emulated, pairs, strict=True) if e is not None])
-    distances = [judge(part, floor=floor, mode="distance") for part in near]
-    return tuple(_worse(error, distance) for error, distance in zip(errors, distances, strict=True))
+    if any(one.verdict is Verdict.EXCEEDS_FLOOR for one in errors):
+        own = _Gathering(floor, "isolated")
+        for piece in pieces():
+            of_recipe = zip(piece.emulated or (), piece.pairs, strict=True)
+            own.take([(o, replace(sut, tensor=e)) for e, (o, sut) in of_recipe if e is not None])
+        errors = [_unless_the_recipe_is(one, mine) for one, mine in zip(errors, own.judged(), strict=True)]
+    return tuple(_worse(one, distance) for one, distance in zip(errors, near.judged(), strict=True))
+
+
+class _Gathering:
+    """One stage piece by piece, a judgement a phase."""
+
+    def __init__(self, floor: Floor | None, mode: str) -> None:
+        self.floor, self.mode = floor, mode
+        self.phases: dict[str, Gathered] = {}
+        self.several = False
+
+    def take(self, pairs: Sequence[Pair]) -> None:
+        self.several = self.several or len(pairs) > 1
+        for measured in measure_replayed(pairs):
+            gathered = Gathered(self.floor, self.mode, several=self.several)
+            self.phases.setdefault(measured.phase, gathered).take(measured)
+
+    def judged(self) -> list[Comparison]:
+        """Prefill first."""
+        return [judge_gathered(self.phases[phase]) for phase in PHASES if phase in self.phases]
 
 
 def _unless_the_recipe_is(error: Comparison, own: Comparison) -> Comparison:

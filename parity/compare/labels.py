@@ -39,13 +39,13 @@ class RowLabels:
         """Labels of several requests, one after the other."""
         return RowLabels(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(RowLabels)))
 
-    def words(self, row: int) -> str:
-        """`position 412, expert 3, its row 128`; the request besides where there are several."""
+    def words(self, row: int, *, several: bool = False) -> str:
+        """`position 412, expert 3, its row 128`; the request besides where there are several, here or by `several`."""
         parts = [f"position {self.position[row]}"]
         if self.expert[row] >= 0:
             parts.append(f"expert {self.expert[row]}")
             parts.append(f"its row {self.number[row]}" if self.number[row] >= 0 else f"slot {self.slot[row]}")
-        if len(set(self.request.tolist())) > 1:
+        if several or len(set(self.request.tolist())) > 1:
             parts.insert(0, f"request {str(self.request[row])!r}")
         return ", ".join(parts)
 

@@ -94,12 +94,12 @@ class Measured:
             position=self.labels.position,
         )
 
-    def words(self, table: SliceTable, at: int) -> str:
+    def words(self, table: SliceTable, at: int, *, several: bool = False) -> str:
         """A slice in words: `head 3`, `columns 128..256`, `position 412, expert 3, its row 128`."""
         index = int(table.index[at])
         if table.kind in ("row", FLIPPED):
             note = " (routed otherwise by a near-tie)" if table.kind == FLIPPED else ""
-            return self.labels.words(index) + note
+            return self.labels.words(index, several=several) + note
         if table.kind == "columns":
             cells = np.flatnonzero(self.columns.block == index)
             return f"columns {self.columns.edges[cells[0]]}..{self.columns.edges[cells[-1] + 1]}"

@@ -187,11 +187,13 @@ def _tails(scores: Array, alike: NDArray[np.int64], level: float) -> Array:
     """
     found = np.ones(scores.shape[1])
     known = np.isfinite(scores)
-    for site in np.flatnonzero(known.sum(0) >= TAIL_RUNS):
-        all_layers = alike == alike[site]
-        own = max(tail_bound(scores[known[:, site], site], level), 1.0)
-        of_all = tail_bound(scores[:, all_layers][known[:, all_layers]], level)
-        found[site] = max(own, math.sqrt(own * max(of_all, 1.0)))
+    judged = known.sum(0) >= TAIL_RUNS
+    for group in np.unique(alike[judged]):
+        of_group = alike == group
+        of_all = max(tail_bound(scores[:, of_group][known[:, of_group]], level), 1.0)
+        for site in np.flatnonzero(of_group & judged):
+            own = max(tail_bound(scores[known[:, site], site], level), 1.0)
+            found[site] = max(own, math.sqrt(own * of_all))
     return found
 
 

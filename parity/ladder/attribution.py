@@ -27,6 +27,9 @@ from parity.records import Summary, site_name
 from parity.stages import Family, term
 from parity.trace import Trace
 
+Squares = dict[str, list[tuple[float, float]]]
+"""By column: (squares of the differences, of the oracle's values), one pair a request or piece of it."""
+
 
 @dataclass(frozen=True)
 class Attribution:
@@ -81,39 +84,48 @@ def attribute(replay: Replay, truth: Trace) -> Iterator[Attribution]:
     for layer, node in replay.family.sites(replay.trace.run.layers):
         if term(node.name).values == "ids":
             continue
-        sites = [replay.emulate(site, recipe) for site in replay.requests_at(layer, node.name)]
+        squares: dict[str, Squares] = {}
+        obstacle = ""
+        for sites in replay.pieces(layer, node.name):
+            for site in sites:
+                obstacle = obstacle or site.obstacle
+                _take(squares, replay, truth, replay.emulate(site, recipe))
         for phase in ("prefill", "decode"):
-            found = _attribute_phase(replay, truth, sites, phase)
-            if found is not None:
-                yield found
+            if phase in squares or obstacle:
+                yield _attribution(layer, node.name, phase, squares.get(phase, {}), obstacle)
 
 
-def _attribute_phase(replay: Replay, truth: Trace, sites: list[ReplayedSite], phase: str) -> Attribution | None:
-    layer, stage = sites[0].layer, sites[0].stage
-    squares: dict[str, list[tuple[float, float]]] = {}
-    obstacle = next((site.obstacle for site in sites if site.obstacle), "")
-    for site in sites:
-        if site.sut is None:
-            continue
-        rows = torch.from_numpy(np.flatnonzero(site.sut.phase == phase))
+def _take(into: dict[str, Squares], replay: Replay, truth: Trace, site: ReplayedSite) -> None:
+    """Add the squares of one replayed site, or of a piece of it, phase by phase."""
+    if site.sut is None:
+        return
+    sut, between = site.sut, (int(site.sut.position[0]), int(site.sut.position[-1]) + 1)
+
+    def of_truth(layer: int | None, stage: str) -> torch.Tensor | None:
+        own = align(truth, stage, layer, site.request, between=between)
+        return None if own is None or not np.array_equal(own.position, sut.position) else own.tensor
+
+    chained = of_truth(site.layer, site.stage)
+    before = {}
+    for name, tensor in site.inputs.items():
+        at = replay.family.resolve(site.layer, name, layers=replay.trace.run.layers)
+        before[name] = of_truth(*at) if site.stage != "embed.out" and tensor.is_floating_point() else None
+    for phase in ("prefill", "decode"):
+        rows = torch.from_numpy(np.flatnonzero(sut.phase == phase))
         if not len(rows):
             continue
-        own = align(truth, stage, layer, site.request)
-        chained = None if own is None or not np.array_equal(own.position, site.sut.position) else own.tensor
-        for column, oracle, sut in (
-            ("shown", chained, site.sut.tensor),
+        squares = into.setdefault(phase, {})
+        for column, oracle, other in (
+            ("shown", chained, sut.tensor),
             ("inherited", chained, site.oracle),
-            ("added", site.oracle, site.sut.tensor),
-            ("distance", site.emulated, site.sut.tensor),
+            ("added", site.oracle, sut.tensor),
+            ("distance", site.emulated, sut.tensor),
+            *((f"in {name}", before[name], tensor) for name, tensor in site.inputs.items()),
         ):
-            _note(squares, column, oracle, sut, rows)
-        for name, tensor in site.inputs.items():
-            at = replay.family.resolve(layer, name, layers=replay.trace.run.layers)
-            theirs = None if stage == "embed.out" else align(truth, at[1], at[0], site.request)
-            if theirs is not None and tensor.is_floating_point():
-                _note(squares, f"in {name}", theirs.tensor, tensor, rows)
-    if not squares and not obstacle:
-        return None
+            _note(squares, column, oracle, other, rows)
+
+
+def _attribution(layer: int | None, stage: str, phase: str, squares: Squares, obstacle: str) -> Attribution:
     errors = {column: _relative(parts) for column, parts in squares.items()}
     inputs = [error for column, error in errors.items() if column.startswith("in ")]
     return Attribution(
@@ -130,7 +142,7 @@ def _attribute_phase(replay: Replay, truth: Trace, sites: list[ReplayedSite], ph
 
 
 def _note(
-    into: dict[str, list[tuple[float, float]]],
+    into: Squares,
     column: str,
     oracle: torch.Tensor | None,
     sut: torch.Tensor | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from parity.align import Aligned, align
-from parity.compare.isolated import judge_replayed
+from parity.compare.isolated import Piece, judge_pieces
 from parity.errors import TraceError, UsageError
 from parity.floor import Floor
 from parity.records import Comparison, Summary, Verdict, site_name
@@ -20,6 +21,9 @@ from parity.trace import Trace
 
 Progress = Callable[[int, int], None]
 """Called with how many sites are done, and how many there are."""
+
+PIECE_BYTES = 1 << 20
+"""Most bytes of exact values of a piece of a site outside the layers: logits are wider than a layer's captures."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,24 @@ class Replay:
         # Neighbouring stages share inputs; a layer's worth of them is kept.
         self._aligned = lru_cache(maxsize=32 * max(len(trace.run.requests), 1))(self._align)
 
-    def site(self, layer: int | None, stage: str, *, request: int | None = None) -> ReplayedSite:
-        """Replay one stage on the SUT's inputs. Raises UsageError for a site that the model does not have."""
+    def site(
+        self, layer: int | None, stage: str, *, request: int | None = None, between: tuple[int, int] | None = None
+    ) -> ReplayedSite:
+        """Replay one stage on the SUT's inputs. Raises UsageError for a site that the model does not have.
+
+        between: only positions from the first to before the second, of a stage without state.
+        """
         self.refuse_unknown(layer, stage)
         number = self.request if request is None else request
+
+        def read(layer: int | None, stage: str) -> Aligned | None:
+            # A piece is read once: kept, the pieces would be the whole again.
+            whole = between is None
+            return self._aligned(layer, stage, number) if whole else self._align(layer, stage, number, between)
+
         try:
-            sut = self._aligned(layer, stage, number)
-            inputs = {} if sut is None else self._inputs(sut, layer, stage, number)
+            sut = read(layer, stage)
+            inputs = {} if sut is None else self._inputs(sut, layer, stage, number, read)
         except TraceError as error:
             return ReplayedSite(layer, stage, None, None, str(error), request=number)
         if sut is None:
@@ -91,6 +106,38 @@ class Replay:
             return ReplayedSite(layer, stage, sut, None, inputs, request=number)
         found = ReplayedSite(layer, stage, sut, None, inputs=inputs, request=number, hidden=self._hidden(stage))
         return replace(found, oracle=found.recompute(self.oracle, recipe=self.recipe))
+
+    def pieces(self, layer: int | None, stage: str) -> Iterator[list[ReplayedSite]]:
+        """One site replayed for every request of the trace: in one piece or, outside the layers, in ranges of
+        positions that keep the exact values of a piece within PIECE_BYTES.
+
+        A piece has the requests that reach it, the first those without any row too. Every row of a stage outside the
+        layers stands for itself, and the logits of a few hundred positions are larger than all captures of a layer.
+        """
+        self.refuse_unknown(layer, stage)
+        reach, width = self._reach(layer, stage)
+        ranges = [ends for ends in reach if ends is not None]
+        step = max(PIECE_BYTES // (4 * max(width, 1) * max(len(reach), 1)), 1)
+        first, last = min((low for low, _ in ranges), default=0), max((high for _, high in ranges), default=0)
+        if layer is not None or self.family.stage(stage).state or last - first < step:
+            yield self.requests_at(layer, stage)
+            return
+        for at in range(first, last + 1, step):
+            yield [
+                self.site(layer, stage, request=number, between=(at, at + step))
+                for number, ends in enumerate(reach)
+                if (at == first if ends is None else ends[0] < at + step and ends[1] >= at)
+            ]
+
+    def _reach(self, layer: int | None, stage: str) -> tuple[list[tuple[int, int] | None], int]:
+        """(the first and last position of each request, None for one without rows; elements of a row)."""
+        captures = [c for c in self.trace.select(stage=stage, layer=layer) if len(c.rows.position)]
+        found: list[tuple[int, int] | None] = []
+        for number in range(len(self.trace.run.requests)):
+            rows = [c.rows.position[c.rows.request == number] for c in captures]
+            ends = [(int(x.min()), int(x.max())) for x in rows if len(x)]
+            found.append((min(low for low, _ in ends), max(high for _, high in ends)) if ends else None)
+        return found, max((math.prod(c.shape[1:]) for c in captures), default=0)
 
     def emulate(self, site: ReplayedSite, recipe: str) -> ReplayedSite:
         """The same site with what the emulation of `recipe` puts out for its inputs; unchanged with an obstacle."""
@@ -106,7 +153,14 @@ class Replay:
                 found |= {node.name: node for node in (*self._hidden(name), self.family.stage(name))}
         return tuple(found.values())
 
-    def _inputs(self, sut: Aligned, layer: int | None, stage: str, request: int) -> dict[str, torch.Tensor] | str:
+    def _inputs(
+        self,
+        sut: Aligned,
+        layer: int | None,
+        stage: str,
+        request: int,
+        read: Callable[[int | None, str], Aligned | None],
+    ) -> dict[str, torch.Tensor] | str:
         """The SUT's own inputs of a stage, row for row of `sut`; else, in words, why they cannot be had."""
         ids = self.trace.run.requests[request]
         if stage == "embed.out":
@@ -121,7 +175,7 @@ class Replay:
         for one in hidden:
             del names[one.name]
         places = {name: self.family.resolve(layer, name, layers=self.trace.run.layers) for name in names}
-        found = {name: self._aligned(*place, request) for name, place in places.items()}
+        found = {name: read(*place) for name, place in places.items()}
         missing = [site_name(*places[name]) for name, aligned in found.items() if aligned is None]
         if missing:
             return "not in the SUT's trace: " + ", ".join(missing)
@@ -150,10 +204,14 @@ class Replay:
         places = [(layer, stage.name) for layer, stage in self.family.sites(self.trace.run.layers)]
         records: list[Comparison] = []
         for number, place in enumerate(places, 1):
-            records += self.judge(*self.requests_at(*place), floor=floor)
+            records += self.judge_site(*place, floor=floor)
             if progress is not None:
                 progress(number, len(places))
         return Summary(tuple(record.name for record in records), tuple(records))
+
+    def judge_site(self, layer: int | None, stage: str, *, floor: Floor | None) -> tuple[Comparison, ...]:
+        """Replay one stage for every request and `judge` it, a piece of its rows held at a time."""
+        return self._judge(layer, stage, lambda: self.pieces(layer, stage), floor)
 
     def judge(self, *sites: ReplayedSite, floor: Floor | None) -> tuple[Comparison, ...]:
         """The comparisons of one stage, replayed for one request or several; NOT_COMPARED where an input was not
@@ -162,31 +220,40 @@ class Replay:
         Two gates, where the floor has both: the error against exact arithmetic, and the distance to the emulation of
         the floor's recipe on the same inputs, which shares the recipe's roundings and so sees what they would cover.
         """
-        layer, stage = sites[0].layer, sites[0].stage
-        held = [site for site in sites if site.sut is not None and site.oracle is not None]
-        if not held:
-            absent = not self.trace.select(stage=stage, layer=layer)
-            verdict = Verdict.MISSING_IN_SUT if absent else Verdict.NOT_COMPARED
-            return self._not_compared(layer, stage, verdict, sites[0].obstacle)
-        by_distance = floor is not None and "distance" in floor.gates and term(stage).values != "ids"
-        hidden = {node.name for node in held[0].hidden}
-        apart = hidden & {key.stage for key in floor.scales if key.mode == "isolated"} if floor and hidden else set()
-        if apart:
-            reason = f"the engine has it in one kernel with {', '.join(sorted(apart))}: other stages than the floor's"
-            return self._not_compared(layer, stage, Verdict.NOT_COMPARED, reason)
-        if floor is not None and by_distance:
-            held = [self.emulate(site, floor.recipe.name) for site in held]
-        scores = [self._router_logits(site) for site in held] if stage == "moe.topk_ids" else None
-        records = judge_replayed(
-            [(site.oracle, site.sut) for site in held if site.oracle is not None and site.sut is not None],
-            emulated=[site.emulated for site in held] if by_distance else None,
-            router_logits=scores,
-            floor=floor,
-        )
-        without = [site for site in sites if site.oracle is None]
-        return tuple(_with_obstacles(record, without) for record in records)
+        return self._judge(sites[0].layer, sites[0].stage, lambda: iter([list(sites)]), floor)
 
-    def _not_compared(self, layer: int | None, stage: str, verdict: Verdict, reason: str) -> tuple[Comparison, ...]:
+    def _judge(
+        self, layer: int | None, stage: str, replayed: Callable[[], Iterator[list[ReplayedSite]]], floor: Floor | None
+    ) -> tuple[Comparison, ...]:
+        by_distance = floor is not None and "distance" in floor.gates and term(stage).values != "ids"
+        hidden = {node.name for node in self._hidden(stage)}
+        apart = hidden & {key.stage for key in floor.scales if key.mode == "isolated"} if floor and hidden else set()
+        without: dict[int, str] = {}
+
+        def pieces() -> Iterator[Piece]:
+            for sites in replayed():
+                for site in sites:
+                    if site.sut is None or site.oracle is None:
+                        without.setdefault(site.request, site.obstacle)
+                held = [site for site in sites if site.sut is not None and site.oracle is not None]
+                if held and not apart:
+                    if floor is not None and by_distance:
+                        held = [self.emulate(site, floor.recipe.name) for site in held]
+                    scores = [self._router_logits(site) for site in held] if stage == "moe.topk_ids" else None
+                    yield Piece(
+                        [(one.oracle, one.sut) for one in held if one.oracle is not None and one.sut is not None],
+                        [one.emulated for one in held if one.emulated is not None] if by_distance else None,
+                        scores,
+                    )
+
+        records = judge_pieces(pieces, floor=floor)
+        if records:
+            return tuple(_with_obstacles(record, without) for record in records)
+        verdict, reason = Verdict.NOT_COMPARED, next(iter(without.values()), "")
+        if without and not self.trace.select(stage=stage, layer=layer):
+            verdict = Verdict.MISSING_IN_SUT
+        elif len(without) < len(self.trace.run.requests) and apart:
+            reason = f"the engine has it in one kernel with {', '.join(sorted(apart))}: other stages than the floor's"
         name = site_name(layer, stage)
         return tuple(
             Comparison(name, layer, stage, phase, verdict, reason=reason, mode="isolated") for phase in self._phases()
@@ -212,13 +279,15 @@ class Replay:
                 next_step="Layer indices are absolute and start at 0; the family's graph is in parity/stages.py.",
             )
 
-    def _align(self, layer: int | None, stage: str, request: int) -> Aligned | None:
-        return align(self.trace, stage, layer, request)
+    def _align(
+        self, layer: int | None, stage: str, request: int, between: tuple[int, int] | None = None
+    ) -> Aligned | None:
+        return align(self.trace, stage, layer, request, between=between)
 
 
-def _with_obstacles(record: Comparison, without: list[ReplayedSite]) -> Comparison:
+def _with_obstacles(record: Comparison, without: Mapping[int, str]) -> Comparison:
     """A comparison of some requests only is no clean bill for the others."""
     if not without or not record.verdict.healthy:
         return record
-    reason = f"{len(without)} requests could not be replayed: {without[0].obstacle}"
+    reason = f"{len(without)} requests could not be replayed: {next(iter(without.values()))}"
     return replace(record, verdict=Verdict.NOT_COMPARED, reason=reason)
