@@ -151,7 +151,10 @@ def _compare_stored(
         return record
     streamed = stream_pair(a, b, floor, advance)
     note = "" if a.dtype == b.dtype else f"compared by value: {dtypes}"
-    if floor is not None and all(t.known != getattr(torch, floor.model.dtype) for t in (a, b)):
+    stored = [floor is not None and t.known == getattr(torch, floor.model.dtype) for t in (a, b)]
+    if floor is not None and stored[0] != stored[1]:
+        note += f", as rounded to {floor.model.dtype}"
+    if floor is not None and not any(stored):
         note = "; ".join(filter(None, (note, f"stored as {a.dtype}, judged as rounded to {floor.model.dtype}")))
     return _judge(a, streamed, floor, note)
 

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from parity.errors import UsageError
 from parity.floor.bins import ROW_KINDS, Bin
 from parity.metrics import RoundedMoments, RoundingModel, RowRepeats, SliceTable, fold_rounded, rounded_moments
+from parity.metrics.rounding import FORMATS
 
 Array = NDArray[np.float64]
 
@@ -67,6 +68,7 @@ class DerivedFloor:
         self, *, oracle: torch.Tensor, sut: torch.Tensor, edges: Any = None, repeats: RowRepeats | None = None
     ) -> RoundedMoments:
         """What `judge` needs of a pair, as `parity.metrics.pair_moments` takes it."""
+        oracle, sut = self._rounded_alike(oracle, sut)
         return rounded_moments(oracle=oracle, sut=sut, model=self.model, edges=edges, repeats=repeats)
 
     def fold(
@@ -79,7 +81,23 @@ class DerivedFloor:
         repeats: RowRepeats | None = None,
     ) -> tuple[RoundedMoments, RoundedMoments]:
         """The same by row and by column block, as `parity.metrics.fold_moments` gives them."""
+        oracle, sut = self._rounded_alike(oracle, sut)
         return fold_rounded(oracle=oracle, sut=sut, model=self.model, edges=edges, group=group, repeats=repeats)
+
+    def _rounded_alike(self, oracle: torch.Tensor, sut: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pair, a side that is stored wider than the floor's dtype rounded to it when the other is stored in it.
+
+        Values that differ by less than a rounding interval are rounded alike, so that their errors are one and do not
+        average out (a saturated gate: 0.9985, 0.9987, ... are all 1 in bf16). In the wide dtype nothing tells that
+        they share an interval; rounded, both sides have the same value. A tensor with a value beyond the
+        narrow dtype stays as it is: clipping it would hide a SUT that clips.
+        """
+        narrow = getattr(torch, self.model.dtype)
+        if (oracle.dtype == narrow) == (sut.dtype == narrow):
+            return oracle, sut
+        if oracle.dtype == narrow:
+            return oracle, _rounded(sut, narrow)
+        return _rounded(oracle, narrow), sut
 
     def gate(self, key: Bin) -> None:
         """No gate by bin: what is allowed follows from a slice's own values. A router flip is not excused by it."""
@@ -167,3 +185,12 @@ def derive_floor(name: str) -> DerivedFloor:
             next_step="For instance --floor derived:bfloat16, or --floor derived:bfloat16:4.",
         )
     return DerivedFloor(RoundingModel(dtype.removeprefix("torch."), int(rounds) if rounds else 1))
+
+
+def _rounded(wide: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`wide` to nearest in `dtype`; itself where a value is beyond `dtype`, or where it is no wider."""
+    if FORMATS[str(wide.dtype).removeprefix("torch.")][0] <= FORMATS[str(dtype).removeprefix("torch.")][0]:
+        return wide
+    # Which conversions saturate and which give NaN depends on torch's version: neither may stand for the value.
+    beyond = (wide.abs() > torch.finfo(dtype).max) & torch.isfinite(wide)
+    return wide if bool(beyond.any()) else wide.to(dtype)

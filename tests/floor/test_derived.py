@@ -110,6 +110,39 @@ def test_honest_pairs_pass(name):
     assert alarms(getattr(torch, name), range(120)) == []
 
 
+def crowded(what: str, dtype: torch.dtype) -> torch.Tensor:
+    """[256, 384] in fp32: different values, most of them within few rounding intervals of `dtype`."""
+    g = torch.Generator().manual_seed(3)
+    noise, unit = torch.randn(256, 384, generator=g), 2.0 ** -FORMATS[str(dtype).removeprefix("torch.")][0]
+    if what == "below the middle of an interval":
+        return 1 + unit * (0.7 + 0.05 * noise.clamp(-3, 3))
+    if what == "saturated gate":
+        return 1 - unit * torch.exp(-2 + 0.5 * noise)
+    return torch.randn(1, 384, generator=g) * (1 + 1e-5 * noise)  # rows alike but for accumulation
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "float8_e4m3fn"])
+@pytest.mark.parametrize("what", ["below the middle of an interval", "saturated gate", "rows alike"])
+def test_values_that_share_a_rounding_interval_are_no_fault(name, what):
+    dtype = getattr(torch, name)
+    exact, floor = crowded(what, dtype), derive_floor(name)
+    honest_sut = (exact * (1 + 1e-7 * torch.randn(exact.shape, generator=torch.Generator().manual_seed(4)))).to(dtype)
+    assert (exact.double() - honest_sut.double()).mean().abs() > 0  # one error, many times: no mean takes it out
+    assert max(scores(exact, honest_sut, floor).values()) <= 1
+    assert max(scores(honest_sut, exact, floor).values()) <= 1
+    faulty = exact.clone()
+    faulty[:, 128:256] *= 1 + 16 * 2.0 ** -FORMATS[name][0]  # eight intervals
+    assert max(scores(exact, faulty.to(dtype), floor).values()) > 1
+    assert max(scores(faulty.to(dtype), exact, floor).values()) > 1
+
+
+def test_an_oracle_beyond_the_narrow_dtype_is_no_nan():
+    exact = truth(16, 128) * 200  # E4M3 ends at 448 and has no infinity
+    found = scores(exact, exact.clamp(-448, 448).to(torch.float8_e4m3fn), derive_floor("float8_e4m3fn"))
+    assert found["row element"] > 1
+    assert not any(np.isnan(value) for value in found.values())
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_thousand_of_a_thousand_honest_pairs_pass(name):
