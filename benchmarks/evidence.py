@@ -27,7 +27,6 @@ from parity.faults import shipped_faults
 from parity.invariance import Invariance
 from parity.reading import read_record
 from parity.records import as_json, site_name
-from parity.report.gallery import summary_of
 from parity.report.quoting import markdown_table
 from parity.stages import family
 from parity.trace import capture_environment
@@ -75,7 +74,7 @@ def examine_case(name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="parity-evidence-") as folder:
         found = investigate(demo_case(name or None), Path(folder) / "case", only=RUNGS)
-        chained, isolated = summary_of(found, 4, "chained"), summary_of(found, 5, "isolated")
+        chained, isolated = found.summary(4, "chained"), found.summary(5, "isolated")
         invariances, symptom = found.rung(3), found.rung(2)
     assert chained is not None
     assert isolated is not None

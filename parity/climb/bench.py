@@ -26,7 +26,7 @@ from parity.ladder.calibrate import Opening
 from parity.ladder.replay import Replay
 from parity.ladder.sweep import oracle_trace
 from parity.process_runner import OnStep
-from parity.records import Run
+from parity.records import Run, Summary
 from parity.runner import CapturePlan, Request, RunnerInfo, Schedule, open_runner
 from parity.trace import Trace, open_trace, verify_trace
 
@@ -91,6 +91,12 @@ class Bench:
             recipe=run.recipe, lineage=run.lineage, environment=run.environment,
             stages=tuple(dict.fromkeys(stage for _, stage in run.declared)), can=frozenset(),
         )  # fmt: skip
+
+    def summary(self, number: int, name: str) -> Summary:
+        """A summary as an earlier rung stored it; who asks has seen that the rung ran."""
+        stored = self.results[number].summary(name)
+        assert stored is not None
+        return stored
 
     @property
     def calls(self) -> tuple[int, int]:

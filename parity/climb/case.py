@@ -14,9 +14,20 @@ TRACE = "trace:"
 
 NEW_TOKENS = 16
 
-CHECKED = ("coverage", "sums", "probes", "history", "poison", "chunks", "batch", "padding", "decode", "causality")
-"""Invariances of rung 3 in order; `repeat` is part of `history`, and relabelling and sister paths cost more than they
-rule out here."""
+CHECKED = {
+    "coverage": "launches that fall short",
+    "sums": "sums that do not come out: routing weights, tokens per expert, permutations",
+    "probes": "probes that change what is computed",
+    "history": "results that depend on earlier requests",
+    "poison": "results that depend on memory that nobody wrote",
+    "chunks": "results that depend on how a prompt is cut into chunks",
+    "batch": "results that depend on the batch",
+    "padding": "results that depend on padding",
+    "decode": "a token that is decoded otherwise than prefilled",
+    "causality": "results that depend on later tokens",
+}
+"""Invariances of rung 3 in order, and what each rules out where it holds; `repeat` is part of `history`, and
+relabelling and sister paths cost more than they rule out here."""
 
 
 @dataclass(frozen=True)

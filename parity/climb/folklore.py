@@ -13,8 +13,7 @@ from typing import Any
 
 from parity.climb.rung import RungResult, Status
 from parity.ladder.ledger import Standing
-from parity.reading import read_record
-from parity.records import Comparison, Summary
+from parity.records import Comparison
 
 Results = Mapping[int, RungResult]
 ROPE = ("attn.q_rope", "attn.k_rope")
@@ -53,9 +52,11 @@ def _lacking(results: Results, *numbers: int) -> Judged | None:
     return _open(f"rung {', '.join(map(str, missing))} was not run") if missing else None
 
 
-def _summary(results: Results, number: int) -> Summary:
-    name = {4: "chained", 5: "isolated"}[number]
-    return read_record(Summary, results[number].evidence[name], place=f"rung {number}, {name}")
+def _records(results: Results, number: int) -> tuple[Comparison, ...]:
+    """The comparisons of rung 4, error from upstream included, or of rung 5, each stage alone."""
+    found = results[number].summary({4: "chained", 5: "isolated"}[number])
+    assert found is not None
+    return found.comparisons
 
 
 def judge_noise(results: Results) -> Judged:
@@ -86,10 +87,10 @@ def judge_near_ties(results: Results) -> Judged:
     """Rungs 4 and 5 route the oracle as the engine was: what exceeds its floor there is no other choice of experts."""
     if lacking := _lacking(results, 4, 5):
         return lacking
-    routes = [one for one in _summary(results, 4).comparisons if "complete" in one.whole]
+    routes = [one for one in _records(results, 4) if "complete" in one.whole]
     if not routes:
         return _open("the model has no router, or its choice was not captured")
-    over = [one for one in _summary(results, 5).comparisons if one.verdict.faulty and one.stage not in ROUTES]
+    over = [one for one in _records(results, 5) if one.verdict.faulty and one.stage not in ROUTES]
     flipped = sum(round((1 - one.whole["complete"]) * one.rows) for one in routes)
     numbers = {
         "tokens_routed_otherwise": flipped,
@@ -116,7 +117,7 @@ def judge_rope(results: Results) -> Judged:
     """Positions enter at the rotation of q and k alone: wrong there, or stated otherwise, or not to blame."""
     if lacking := _lacking(results, 5):
         return lacking
-    records = [one for one in _summary(results, 5).comparisons if one.stage in ROPE]
+    records = [one for one in _records(results, 5) if one.stage in ROPE]
     if not records:
         return _open("no rotated q or k was captured")
     stated = [

@@ -21,12 +21,11 @@ from parity.errors import UsageError
 from parity.floor import Floor
 from parity.ladder.calibrate import Opening
 from parity.ladder.ledger import LEDGER, Ledger
-from parity.ladder.make_floor import read_documents
-from parity.ladder.recipe_floor import calibrate_recipe
+from parity.ladder.recipe_floor import calibrate_recipe, read_calibration
 from parity.process_runner import OnStep, ProcessRunner
 from parity.reading import read_record
-from parity.records import Finding, as_json
-from parity.runner import Request, open_runner
+from parity.records import Finding, Summary, as_json
+from parity.runner import open_runner
 from parity.trace import capture_environment
 
 FLOOR = "floor.json"
@@ -76,6 +75,11 @@ class Investigation(Displayed):
 
     def rung(self, number: int) -> RungResult | None:
         return next((one for one in self.results if one.number == number), None)
+
+    def summary(self, number: int, name: str) -> Summary | None:
+        """A summary that a rung keeps as evidence; None where it did not run or keeps none."""
+        result = self.rung(number)
+        return None if result is None else result.summary(name)
 
 
 def investigate(
@@ -164,9 +168,7 @@ def made_floor(bench: Bench) -> Floor:
     made once, and read back when the investigation is resumed."""
     path = bench.folder / FLOOR
     if not path.exists():
-        documents = read_documents([Path(one) for one in bench.case.calibrate])
-        documents.pop(bench.case.request.name, None)  # a floor has not seen what it judges
-        requests = [Request(name, ids) for name, ids in documents.items()]
+        requests = read_calibration([Path(one) for one in bench.case.calibrate], besides=bench.case.request.name)
         model = bench.case.oracle.partition(":")[2]
         floor = calibrate_recipe(
             bench.info.recipe.name, model, requests, longest=len(bench.case.request.ids), on_step=bench.tell

@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from parity.errors import UsageError
-from parity.records import Finding
+from parity.reading import read_record
+from parity.records import Finding, Summary
 
 if TYPE_CHECKING:
     from parity.climb.bench import Bench
@@ -74,6 +75,11 @@ class RungResult:
     @property
     def ran(self) -> bool:
         return self.status is not Status.NOT_RUN
+
+    def summary(self, name: str) -> Summary | None:
+        """A summary that it keeps as evidence under `name`; None where it keeps none."""
+        stored = self.evidence.get(name)
+        return None if stored is None else read_record(Summary, stored, place=f"rung {self.number}, {name}")
 
 
 @dataclass(frozen=True)

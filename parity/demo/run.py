@@ -23,7 +23,7 @@ from parity.process_runner import OnStep, ProcessRunner
 from parity.promptfile import read_prompt
 from parity.records import Comparison, Summary
 from parity.report.document import FIGURES, report_investigation
-from parity.report.gallery import can_draw, coverage_of, summary_of
+from parity.report.gallery import can_draw, coverage_of
 from parity.runner import Generation, Request, open_runner
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -168,16 +168,16 @@ def demo_panels(result: DemoResult) -> list[tuple[str, Summary]]:
     """The map's panels: the fault chained and isolated, and the engine without it."""
     found, control = result.faulty, result.healthy
     panels = (
-        ("Engine under test, chained: error as it adds up through the layers", summary_of(found, 4, "chained")),
-        ("Engine under test, isolated: each stage alone, on the engine's own inputs", summary_of(found, 5, "isolated")),
-        ("The same prompt without the fault, chained", summary_of(control, 4, "chained")),
+        ("Engine under test, chained: error as it adds up through the layers", found.summary(4, "chained")),
+        ("Engine under test, isolated: each stage alone, on the engine's own inputs", found.summary(5, "isolated")),
+        ("The same prompt without the fault, chained", control.summary(4, "chained")),
     )
     return [(name, summary) for name, summary in panels if summary is not None]
 
 
 def residuals_of(found: Investigation) -> tuple[Comparison, ...]:
     """The residual stream leaving each layer, chained; its `whole` is what most comparators look at."""
-    chained = summary_of(found, 4, "chained")
+    chained = found.summary(4, "chained")
     return () if chained is None else tuple(one for one in chained.comparisons if one.stage == "resid.out")
 
 
@@ -189,7 +189,7 @@ def whole_tensor(found: Investigation) -> Comparison:
 
 def worst_over_floor(found: Investigation) -> float | None:
     """Worst slice over its gate, over all sites of both summaries."""
-    summaries = (summary_of(found, 4, "chained"), summary_of(found, 5, "isolated"))
+    summaries = (found.summary(4, "chained"), found.summary(5, "isolated"))
     scores = [one.worst_over_floor for one in summaries if one is not None and one.worst_over_floor is not None]
     return max(scores, default=None)
 

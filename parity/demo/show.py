@@ -13,14 +13,14 @@ from parity.compare.table import floor_map, layer_table
 from parity.demo.run import DemoResult, residuals_of, whole_tensor, worst_over_floor
 from parity.graft.effect import agreement
 from parity.report.evidence import tell_proof
-from parity.report.gallery import coverage_of, summary_of
+from parity.report.gallery import coverage_of
 from parity.report.words import expert_overlap, gate_passed, launches_over
 
 
 def show_demo(result: DemoResult, console: Console) -> None:
     """Print what an engine person reads first, in the order in which it convinces."""
     found = result.faulty
-    chained, isolated = summary_of(found, 4, "chained"), summary_of(found, 5, "isolated")
+    chained, isolated = found.summary(4, "chained"), found.summary(5, "isolated")
     assert chained is not None
     assert isolated is not None
     _show_texts(result, console)

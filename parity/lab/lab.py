@@ -17,7 +17,6 @@ from parity.climb.climb import climb_rung
 from parity.climb.counted import Counted
 from parity.climb.investigation import claim_folder, require_related
 from parity.climb.rung import RungResult, Status
-from parity.climb.rungs.zoom import summary_of
 from parity.climb.store import RUNGS as RESULTS
 from parity.climb.store import read_json, read_result, write_json
 from parity.display import Displayed
@@ -158,12 +157,12 @@ class Lab(Displayed):
     def sweep(self) -> Summary:
         """Every site against the oracle, error from upstream included (chained)."""
         self.rung(4)
-        return summary_of(self.bench, 4, "chained")
+        return self.bench.summary(4, "chained")
 
     def replay(self) -> Summary:
         """Every stage alone, on the engine's own inputs (isolated)."""
         self.rung(5)
-        return summary_of(self.bench, 5, "isolated")
+        return self.bench.summary(5, "isolated")
 
     def zoom(self, layer: int | None = None, stage: str | None = None) -> ZoomedSite | Finding:
         """One site closely, by head, expert, tile, columns and row; without a stage the finding, over all sites.

@@ -26,8 +26,9 @@ from parity.graft.select import select_graft
 from parity.ladder.calibrate import Opening
 from parity.ladder.replay import Replay
 from parity.ladder.replay_graft import Site, replaced_spans, replay_grafts
-from parity.ladder.silent import Silent, direction_of, raised_sites, scores_at, squared_errors
-from parity.ladder.sweep import oracle_trace, sweep
+from parity.ladder.reversal import measure_reversal
+from parity.ladder.silent import Silent, direction_of, raised_sites, scores_at
+from parity.ladder.sweep import oracle_trace, sweep_against
 from parity.process_runner import OnStep
 from parity.records import Finding, Summary, Verdict, site_name, split_site
 from parity.runner import CapturePlan, Generation, Graft, Request, Schedule
@@ -135,10 +136,8 @@ class Proof:
             else f"leaves {len(self.left)} of {len(self.cleared)} sites over their floor ({self.effect.line()})"
         )
         if self.silent is not None:
-            before, after = self.silent.downstream
-            share = 100 * (1 - after / before) if before else 0.0
             goes = "removes it" if self.removed else "is not shown to remove it"
-            goes += f", which no chained floor sees (squared error downstream {-share:+.3g} %; {self.effect.line()})"
+            goes += f", which no chained floor sees ({self.silent.reversal.line()}; {self.effect.line()})"
         if self.unmasked:
             goes += f", once {', '.join(self.unmasked)} are mended with them, whose error the others hid"
         arms = f"the SUT's own tensor {sham}; the oracle's inputs: {stays}; the replayed output: {goes}"
@@ -203,12 +202,13 @@ def prove(
         sut, request, trace, lambda seen: _own_tensors(seen, sites, graph, info.inner), again=again, schedule=schedule
     )
     tell("proof", 1, 3)
+    truth = oracle_trace(oracle, trace) if truth is None else truth
     added, direction = _with_oracle_inputs(
         sut,
         oracle,
         request,
         trace,
-        oracle_trace(oracle, trace) if truth is None else truth,
+        truth,
         sites,
         graph,
         info.inner | trace.run.unobservable,
@@ -242,7 +242,8 @@ def prove(
         after = sut.generate(prompt or request, max_new_tokens=new, graft=grafts)
         texts = tuple((agreement(one.ids, generations[1].ids), new) for one in (generations[0], after))
     tell("proof", 3, 3)
-    after_all = sweep(oracle, healed, floor=floor)
+    healed_truth = oracle_trace(oracle, healed)
+    after_all = sweep_against(oracle, healed_truth, healed, floor=floor)
     cleared = _cleared(chained, after_all, info.inner)
     effect = effect_on_logits(before=trace, after=healed, target=target)
     silent = None
@@ -254,7 +255,9 @@ def prove(
             healed=scores_at(isolated, [site for site in mended if site[1] not in info.inner]),
             adding=tuple(site_name(*site) for site in hidden),
             raised=raised_sites(chained, after_all),
-            downstream=squared_errors((chained, after_all), sites[0], graph, layers),
+            reversal=measure_reversal(
+                trace, healed, oracle=oracle, truths=(truth, healed_truth), grafts=grafts, graph=graph
+            ),
             changed=effect.changed,
         )
     return Proof(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from parity.errors import ProbeError
 from parity.ladder.calibrate import Opening
 from parity.ladder.replay import Replay
 from parity.probes.computing import Site
 from parity.records import Capture, Rows, site_name
-from parity.runner import open_runner
+from parity.runner import Replayer, open_runner
 from parity.stages import Family
 from parity.trace import MemoryTrace, Trace
 
@@ -41,22 +42,55 @@ class ReplayGraft:
     def compute(self, own: Capture, tensor: torch.Tensor, seen: Trace) -> torch.Tensor:
         """The replayed rows of `own`, in its dtype and order. Raises ProbeError where the oracle cannot replay."""
         oracle = _opened(self.oracle.spec, tuple(sorted(self.oracle.options.items())))
-        captures = [*seen.captures, replace(own, number=len(seen.captures))]
+        captures = (*seen.captures, replace(own, number=len(seen.captures)))
         # Oracles compute on the host; what they give is put back where the engine works.
         tensors = {capture.number: seen.tensor(capture).cpu() for capture in seen.captures}
         tensors[captures[-1].number] = tensor.cpu()
-        for stage in self.span:
-            here = [capture for capture in captures if (capture.layer, capture.stage) == (self.layer, stage)]
-            replayed = {capture.number: tensors[capture.number].clone() for capture in here}
-            for request in np.unique(own.rows.request).tolist():
-                trace = MemoryTrace(seen.run, tuple(captures), tensors)
-                site = Replay(trace, oracle, request=request, recipe=self.recipe).site(self.layer, stage)
-                if site.sut is None or site.oracle is None:
-                    raise _obstacle(site_name(self.layer, stage), site.obstacle)
-                for capture in here:
-                    _put(replayed[capture.number], capture.rows, request, site.oracle, int(site.sut.position[0]))
-            tensors |= replayed
-        return tensors[captures[-1].number].to(tensor.device)
+        trace = MemoryTrace(seen.run, captures, tensors)
+        replayed = replay_span(
+            trace, self.layer, self.span, oracle=oracle, recipe=self.recipe, requests=np.unique(own.rows.request)
+        )
+        return replayed[captures[-1].number].to(tensor.device)
+
+
+def replay_span(
+    trace: Trace,
+    layer: int | None,
+    span: Sequence[str],
+    *,
+    oracle: Replayer,
+    recipe: str,
+    requests: Sequence[int] | NDArray[np.int32] = (0,),
+) -> dict[int, torch.Tensor]:
+    """What `oracle` makes of the stages `span`, each on what it made of those before, on the trace's own inputs.
+
+    Returns the captures of the last stage by number, in their own dtype and order of rows; rows of other requests than
+    `requests` are the trace's. Raises ProbeError where a stage cannot be replayed.
+    """
+    made: dict[int, torch.Tensor] = {}
+    replayed: dict[int, torch.Tensor] = {}
+    for stage in span:
+        here = trace.select(stage=stage, layer=layer)
+        replayed = {capture.number: trace.tensor(capture).cpu().clone() for capture in here}
+        for request in requests:
+            site = Replay(_Remade(trace, made), oracle, request=int(request), recipe=recipe).site(layer, stage)
+            if site.sut is None or site.oracle is None:
+                raise _obstacle(site_name(layer, stage), site.obstacle)
+            for capture in here:
+                _put(replayed[capture.number], capture.rows, int(request), site.oracle, int(site.sut.position[0]))
+        made |= replayed
+    return replayed
+
+
+class _Remade(MemoryTrace):
+    """A trace, some tensors of which were made anew."""
+
+    def __init__(self, trace: Trace, made: Mapping[int, torch.Tensor]) -> None:
+        super().__init__(trace.run, tuple(trace.captures), made)
+        self._trace = trace
+
+    def tensor(self, capture: Capture) -> torch.Tensor:
+        return self._tensors[capture.number] if capture.number in self._tensors else self._trace.tensor(capture)
 
 
 def replay_grafts(

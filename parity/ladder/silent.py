@@ -2,7 +2,7 @@
 
 An error below every chained floor leaves no excess whose going could be watched. What can be shown is that the site
 adds an error on inputs that are not the SUT's, that it is an error and no other order of sums, that nothing else adds
-one once it is mended, and that mending it takes nothing further from the oracle. Not that the fault matters.
+one once it is mended, and that mending it takes that error out of what follows. Not that the fault matters.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from parity.floor import Floor
 from parity.ladder.departure import find_departure
 from parity.ladder.replay import Replay
 from parity.ladder.replay_graft import Site
+from parity.ladder.reversal import Reversal
 from parity.records import Comparison, Summary, Verdict
-from parity.stages import Family
 
 MARGIN = 2.0
 """Times its isolated gate that the added error must reach where no chained floor sees it. The worst of 200 held-out
@@ -33,7 +33,7 @@ class Silent:
     healed: by site, the isolated score in the healed run: within its gates.
     adding: sites that still add error of their own in the healed run: none.
     raised: sites over their chained floor with the grafts only: none.
-    downstream: sum of the squared chained errors from the first site on, (before, after): not larger.
+    reversal: mending the site takes out of what follows what the site had put in (see `reversal.py`).
     changed: logits that the grafts changed: some.
     """
 
@@ -42,7 +42,7 @@ class Silent:
     healed: dict[str, float | None]
     adding: tuple[str, ...]
     raised: tuple[str, ...]
-    downstream: tuple[float, float]
+    reversal: Reversal
     changed: int
 
     @property
@@ -51,7 +51,7 @@ class Silent:
         error = all(words is not None for words in self.direction.values())
         healed = all(score is None or score <= 1 for score in self.healed.values())
         clean = not self.adding and not self.raised and self.changed > 0
-        return bool(self.added) and sure and error and healed and clean and self.downstream[1] <= self.downstream[0]
+        return bool(self.added) and sure and error and healed and clean and self.reversal.holds
 
 
 def direction_of(replay: Replay, site: Site, records: Sequence[Comparison], floor: Floor) -> str | None:
@@ -79,13 +79,3 @@ def raised_sites(before: Summary, after: Summary) -> tuple[str, ...]:
     over = {(record.name, record.phase) for record in before.comparisons if record.verdict in bad}
     found = (r for r in after.comparisons if r.verdict in bad and (r.name, r.phase) not in over)
     return tuple(record.name for record in found)
-
-
-def squared_errors(chained: tuple[Summary, Summary], site: Site, graph: Family, layers: int) -> tuple[float, float]:
-    """Of each sweep, the sum over rows of the squared relative errors of every stage from `site` on, as computed."""
-    order = {(at, stage.name): rank for rank, (at, stage) in enumerate(graph.sites(layers))}
-    sums = []
-    for summary in chained:
-        found = [r for r in summary.comparisons if order.get((r.layer, r.stage), -1) >= order[site]]
-        sums.append(sum(r.rows * r.whole["rel_l2"] ** 2 for r in found if "rel_l2" in r.whole))
-    return sums[0], sums[1]

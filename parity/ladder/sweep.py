@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from parity.align import align
 from parity.compare import compare_aligned, compare_traces
 from parity.floor import Floor
-from parity.records import Capture, Comparison, Summary, Verdict
+from parity.records import Comparison, Summary, Verdict
 from parity.runner import CapturePlan, Graft, Request
 from parity.stages import family
 from parity.trace import Trace
@@ -23,13 +22,18 @@ def oracle_trace(oracle: Any, sut: Trace, *, routed_alike: bool = True) -> Trace
     routed_alike: put the SUT's top-k choice into the oracle, so that a near-tie of the router does not drown what the
     experts computed; the choice itself is judged against the oracle's own logits, which the graft leaves alone.
     """
-    requests = [Request(name, ids) for name, ids in zip(sut.run.request_names, sut.run.requests, strict=True)]
-    graft = _grafts(sut, sut.select(stage="moe.topk_ids")) if routed_alike else []
-    return oracle.forward(requests, capture=CapturePlan(), graft=graft)
+    return oracle.forward(requests_of(sut), capture=CapturePlan(), graft=routes_of(sut) if routed_alike else [])
 
 
-def _grafts(trace: Trace, captures: Sequence[Capture]) -> list[Graft]:
-    return [Graft(capture.layer, capture.stage, trace.tensor(capture), capture.rows) for capture in captures]
+def requests_of(trace: Trace) -> list[Request]:
+    """What was run."""
+    return [Request(name, ids) for name, ids in zip(trace.run.request_names, trace.run.requests, strict=True)]
+
+
+def routes_of(trace: Trace) -> list[Graft]:
+    """Its choices of experts, as grafts; none of a model without a router."""
+    routes = trace.select(stage="moe.topk_ids")
+    return [Graft(one.layer, one.stage, trace.tensor(one), one.rows) for one in routes]
 
 
 def sweep(oracle: Any, sut: Trace, *, floor: Floor | None) -> Summary:

@@ -21,7 +21,7 @@ from parity.report.evidence import (
     tell_texts,
     tell_where,
 )  # fmt: skip
-from parity.report.gallery import coverage_of, summary_of
+from parity.report.gallery import coverage_of
 from parity.report.integrity import require_whole, withdrawn_rungs
 from parity.report.setup import tell_setup
 from parity.report.steps import Step, tell_refuted, tell_steps, tell_undecided
@@ -74,7 +74,7 @@ def gather(found: Investigation) -> Report:
     require_whole(found, ledger)
     gone = withdrawn_rungs(found, ledger)
     finding = found.finding
-    chained, isolated = summary_of(found, 4, "chained"), summary_of(found, 5, "isolated")
+    chained, isolated = found.summary(4, "chained"), found.summary(5, "isolated")
     advice, recommendation = _recommendation(found, gone)
     proof_state, proof = tell_proof(found, gone)
     sites, sites_said = tell_sites(chained, isolated)

@@ -11,7 +11,6 @@ from parity.climb import Investigation
 from parity.fingerprint import ReducedField
 from parity.invariance import Coverage
 from parity.reading import read_record
-from parity.records import Summary
 
 if TYPE_CHECKING:
     from parity.report.plots.style import Picture
@@ -46,7 +45,7 @@ def draw_gallery(found: Investigation) -> list[Exhibit]:
     from parity.report.plots.score_distribution import draw_score_distribution
     from parity.report.plots.text_divergence import draw_text_divergence
 
-    chained, isolated = summary_of(found, 4, "chained"), summary_of(found, 5, "isolated")
+    chained, isolated = found.summary(4, "chained"), found.summary(5, "isolated")
     panels = [
         (name, summary)
         for name, summary in (
@@ -57,7 +56,7 @@ def draw_gallery(found: Investigation) -> list[Exhibit]:
     ]
     fields = fields_of(found)
     exhibits = []
-    emulated = summary_of(found, 4, "emulation")
+    emulated = found.summary(4, "emulation")
     control = [] if emulated is None else [("Control, the recipe's emulation in the engine's place, chained", emulated)]
     if panels:
         exhibits.append(Exhibit("layer-stage-map", draw_layer_stage_map([*panels, *control])))
@@ -78,12 +77,6 @@ def draw_gallery(found: Investigation) -> list[Exhibit]:
     if texts is not None:
         exhibits.append(Exhibit("text-divergence", draw_text_divergence(texts)))
     return exhibits
-
-
-def summary_of(found: Investigation, number: int, name: str) -> Summary | None:
-    """A summary that a rung stored; None where it did not."""
-    stored = _evidence(found, number).get(name)
-    return None if stored is None else read_record(Summary, stored, place=f"rung {number}, {name}")
 
 
 def coverage_of(found: Investigation) -> tuple[Coverage, ...]:

@@ -122,12 +122,11 @@ def picture_of_site(site: Any) -> Any:
 
 def picture_of_lab(lab: Any) -> Any:
     """Chained and isolated error over depth, as far as they were measured."""
-    from parity.report.gallery import summary_of
     from parity.report.plots.error_by_depth import draw_error_by_depth
     from parity.report.plots.style import empty
 
     found = lab.investigation
-    chained, isolated = summary_of(found, 4, "chained"), summary_of(found, 5, "isolated")
+    chained, isolated = found.summary(4, "chained"), found.summary(5, "isolated")
     if chained is None:
         return empty("Nothing was measured yet", "sweep() measures the error by depth, replay() where it arises.")
     return draw_error_by_depth(chained=chained, isolated=isolated)

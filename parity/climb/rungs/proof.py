@@ -6,7 +6,6 @@ from typing import Any
 
 from parity.climb.bench import Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
-from parity.climb.rungs.zoom import summary_of
 from parity.ladder.prove import Proof
 from parity.ladder.prove_finding import prove_finding
 from parity.ladder.sweep import sweep_against
@@ -68,7 +67,7 @@ def run(bench: Bench) -> RungResult:
 def _chained(bench: Bench) -> Summary:
     """What the sweep found; of a trace that it did not have, swept here."""
     if not bench.wrong_in:
-        return summary_of(bench, 4, "chained")
+        return bench.summary(4, "chained")
     return sweep_against(bench.oracle, bench.truth, bench.trace, floor=bench.floor)
 
 

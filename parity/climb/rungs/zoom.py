@@ -13,7 +13,7 @@ from parity.ladder.locate import locate
 from parity.ladder.memory import settle_memory
 from parity.ladder.replay import Replay
 from parity.reading import read_record
-from parity.records import Finding, Summary, Verdict, site_name
+from parity.records import Finding, Verdict, site_name
 
 MOST_FIELDS = 6
 """Sites whose error field is kept for the report, about 50 kB each: as many as a figure of experts shows."""
@@ -28,7 +28,7 @@ def obstacle(bench: Bench) -> str:
 
 def run(bench: Bench) -> RungResult:
     assert bench.floor is not None
-    chained, isolated = summary_of(bench, 4, "chained"), summary_of(bench, 5, "isolated")
+    chained, isolated = bench.summary(4, "chained"), bench.summary(5, "isolated")
     coverage = coverage_of(bench)
     finding = locate(bench.replay, floor=bench.floor, chained=chained, isolated=isolated, coverage=coverage)
     if finding.verdict == "clean":
@@ -59,11 +59,6 @@ def _fields(bench: Bench, finding: Finding) -> list[ReducedField]:
     hyper = bench.run.hyper
     fields = [ErrorField.of(s.sut, s.oracle, hyper=hyper) for s in sites if s.sut is not None and s.oracle is not None]
     return [reduce_field(field) for field in fields if not field.ids]
-
-
-def summary_of(bench: Bench, number: int, name: str) -> Summary:
-    """A summary as an earlier rung stored it."""
-    return read_record(Summary, bench.results[number].evidence[name], place=f"rung {number}")
 
 
 def coverage_of(bench: Bench) -> tuple[Coverage, ...]:

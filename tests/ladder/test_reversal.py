@@ -1,0 +1,162 @@
+"""Is a fault that no chained floor sees proved where it is, and nowhere else, on an engine that sums otherwise?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from parity.floor import Floor
+from parity.ladder import Opening, Proof, prove
+from parity.ladder.departure import log_chance
+from parity.ladder.prove import Site
+from parity.ladder.reversal import Dose, Reversal
+from parity.ladder.sweep import oracle_trace, sweep_against
+from parity.runner import CapturePlan, Request
+from parity_oracles.checkpoint import read_checkpoint
+from parity_oracles.recipes.runner import RecipeRunner
+
+Edit = Callable[[torch.Tensor, Any], torch.Tensor]
+Attempt = Callable[..., list[Proof]]
+ORDER = 3
+"""Of the engine's sums; the emulation that replays has the plainest."""
+
+
+class OtherOrder(RecipeRunner):
+    """A healthy engine whose sums have another order than the emulation's, but for what is planted at sites.
+
+    unread: sites whose tensor is shown, and may be replaced, while the next stages read another.
+    """
+
+    def __init__(self, model: Path, edits: dict[Site, Edit], unread: Collection[Site]) -> None:
+        super().__init__(read_checkpoint(model), order=ORDER)
+        self.edits, self.unread = edits, unread
+
+    def compute(self, stage: str, layer: int | None, inputs: Any, *rest: Any, **more: Any) -> torch.Tensor:
+        out = super().compute(stage, layer, inputs, *rest, **more)
+        edit = self.edits.get((layer, stage))
+        return out if edit is None else edit(out, inputs).to(out.dtype)
+
+    def _shown(self, out: torch.Tensor, layer: int | None, stage: Any, *rest: Any) -> torch.Tensor:
+        back = super()._shown(out, layer, stage, *rest)
+        return out if (layer, stage.name) in self.unread else back
+
+
+@pytest.fixture(scope="module")
+def attempt(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request) -> Attempt:
+    """attempt(edits, claims, unread=()): the proof of each claim about one engine."""
+
+    def run(edits: dict[Site, Edit], claims: list[list[Site]], unread: Collection[Site] = ()) -> list[Proof]:
+        engine = OtherOrder(fp8_model, edits, unread)
+        trace = engine.forward([request_160], capture=CapturePlan())
+        truth = oracle_trace(oracle, trace)
+        given = {
+            "oracle": oracle, "emulation": Opening(f"recipe:{fp8_model}"), "request": request_160, "trace": trace,
+            "chained": sweep_against(oracle, truth, trace, floor=floor), "floor": floor, "truth": truth,
+        }  # fmt: skip
+        return [prove(engine, sites=sites, **given) for sites in claims]
+
+    return run
+
+
+def expert(number: int, factor: float) -> Edit:
+    def edit(out: torch.Tensor, inputs: Any) -> torch.Tensor:
+        here = inputs["moe.topk_ids"] == number
+        return torch.where(here[..., None], out.float() * factor, out.float())
+
+    return edit
+
+
+def scaled(factor: float, columns: slice = slice(None)) -> Edit:
+    def edit(out: torch.Tensor, inputs: Any) -> torch.Tensor:
+        wrong = out.float().clone()
+        wrong[..., columns] *= factor
+        return wrong
+
+    return edit
+
+
+FAULTS: dict[Site, Edit] = {
+    (1, "moe.down"): expert(1, 1.01),
+    (0, "moe.down"): expert(2, 0.99),
+    (1, "attn.v"): scaled(1.01, slice(0, 16)),
+    (0, "attn.out"): scaled(0.993),
+    (1, "moe.experts"): scaled(1.008),
+}
+AROUND: list[Site] = [(0, "attn.out"), (0, "moe.down"), (1, "attn.v"), (1, "moe.down"), (1, "moe.experts"),
+                      (1, "resid.out")]  # fmt: skip
+"""Stages before and after each of the faults."""
+
+
+@pytest.mark.parametrize(
+    "site",
+    [pytest.param(site, marks=pytest.mark.long) if site[0] == 0 else site for site in FAULTS],
+)
+def test_a_fault_below_every_chained_floor_is_proved_where_it_is_and_nowhere_else(attempt: Attempt, site: Site):
+    proofs = dict(zip(AROUND, attempt({site: FAULTS[site]}, [[one] for one in AROUND]), strict=True))
+    assert not any(proof.cleared for proof in proofs.values()), "no chained floor sees it"
+    assert [one for one, proof in proofs.items() if proof.proved] == [site], proofs[site].silent
+    found = proofs[site].silent
+    assert found is not None
+    assert found.reversal.seen[0].share == pytest.approx(1.0, abs=0.15)
+    assert "of what the site put in" in proofs[site].sentence()
+
+
+def test_no_stage_of_a_healthy_engine_that_sums_otherwise_is_proved(attempt: Attempt):
+    for proof in attempt({}, [[one] for one in AROUND]):
+        assert not proof.proved
+        assert proof.silent is not None
+        assert not proof.stays
+
+
+def test_a_tensor_that_nothing_reads_is_not_proved(attempt: Attempt):
+    site: Site = (1, "moe.down")
+    (proof,) = attempt({site: FAULTS[site]}, [[site]], unread={site})
+    assert proof.stays
+    assert proof.sham_changed == 0, "the sham alone does not tell"
+    assert not proof.proved
+    assert proof.silent is not None
+    assert not proof.silent.reversal.seen
+
+
+def dose(**changed: Any) -> Dose:
+    return replace(Dose("logits", share=1.0, taken=9.0, rows=40.0, worse=-1.0, signal=1e-3, noise=1e-2), **changed)
+
+
+@pytest.mark.parametrize(
+    ("doses", "holds"),
+    [
+        ((dose(),), True),
+        ((dose(taken=2.0),), False),
+        ((dose(rows=1.5, taken=1e6),), False),  # one row has no spread
+        ((dose(rows=3.0),), False),  # two degrees of freedom ask for 70 standard errors
+        ((dose(), dose(share=0.0, taken=-9.0)), False),
+        ((dose(), dose(worse=6.0)), False),
+        ((dose(), dose(share=2.0, taken=1.0)), True),  # drowned in noise further down
+        ((), False),
+    ],
+)
+def test_half_of_the_dose_decides_where_it_is_known(doses: tuple[Dose, ...], holds: bool):
+    assert Reversal(doses).holds is holds
+
+
+def test_why_nothing_was_measured_is_said():
+    assert "no such stage" in Reversal(obstacle="no such stage").line()
+    assert "drowns" in Reversal((dose(taken=0.0),)).line()
+    assert "worse by 6" in Reversal((dose(worse=6.0),)).line()
+
+
+@pytest.mark.parametrize("tosses", [1, 2, 19, 25, 200])
+def test_the_chance_of_a_direction_is_the_binomial_tail(tosses: int):
+    for heads in range(tosses // 2 + 1, tosses + 1):
+        exact = sum(math.comb(tosses, k) for k in range(heads, tosses + 1)) / 2**tosses
+        assert log_chance(heads, tosses) == pytest.approx(math.log(exact), rel=1e-9, abs=1e-12)
+
+
+def test_a_million_rows_have_a_chance_too():
+    assert log_chance(750_000, 1_000_000) == pytest.approx(-130_812, rel=1e-4)  # n (ln 2 - H(3/4)), H in nats
