@@ -106,6 +106,13 @@ class Lineage:
     root: str
     conversions: tuple[str, ...] = ()
 
+    @property
+    def short(self) -> str:
+        """For a message: the first twelve digits of the hash, and the conversions."""
+        kind, _, digits = self.root.rpartition(":")
+        head = f"{kind}:{digits[:12]}" if kind else digits[:12]
+        return ", ".join([head, *self.conversions])
+
 
 @dataclass(frozen=True)
 class HeldOut:

@@ -118,15 +118,23 @@ def _print(made: Any, as_json: bool) -> None:
         console.print(_power(made))
 
 
+_DAMAGES = ("lost rows", "scale", "wrong elements", "swapped rows")
+
+
 def _power(made: Any) -> Table:
     """Weakest damage seen, worst stage of each kind and damage in full."""
-    table = Table(title="Weakest damage seen at every place tried", title_justify="left", pad_edge=False)
-    for column in ("gate", "stage", "slice", "lost rows", "scale", "wrong elements", "swapped rows"):
-        table.add_column(column)
+    modes = sorted({one.mode for one in made.power})
+    several = len(modes) > 1
+    title = "Weakest damage seen at every place tried" + ("" if several else f" by the {modes[0]} gates")
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    for column in (*(["gate"] if several else []), "stage", "slice", *_DAMAGES):
+        table.add_column(column, no_wrap=column in ("gate", "stage", "slice"))
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for one in made.power:
         words = "NO_POWER" if one.strength is None else f"{one.strength:.2g}"
         cells.setdefault((one.mode, one.stage, one.kind), {})[one.damage] = words
     for key, row in cells.items():
-        table.add_row(*key, *(row.get(name, "") for name in ("lost rows", "scale", "wrong elements", "swapped rows")))
+        table.add_row(*(key if several else key[1:]), *(row.get(name, "") for name in _DAMAGES))
+    table.caption = "lost, wrong and swapped: the share of the slice; scale: the relative error of a factor"
+    table.caption_justify = "left"
     return table

@@ -108,7 +108,8 @@ def investigate(
 
         def hear(rung: Any, result: Any) -> None:
             if not as_json and result is not None:
-                said = f"{rung.number} {rung.name}: {result.status.value}, {result.seconds:.1f} s. {result.sentence}"
+                status = result.status.value.replace("_", " ").lower()
+                said = f"{rung.number} {rung.name}: {status}, {result.seconds:.1f} s. {result.sentence}"
                 console.print(escape(said), highlight=False)
 
         found = climb(case, out, sut=engine, resume=resume, skip=skip or (), only=only or (), hear=hear)

@@ -46,32 +46,51 @@ def replay(
         print_json(result.as_dict())
     else:
         console = Console()
-        console.print(_table(result))
+        console.print(_table(result, console.width))
         console.print(_arms(result))
         console.print(result.sentence())
     if result.adds_error:
         raise typer.Exit(1)
 
 
-def _table(result: Any) -> Table:
+WIDE = 120
+"""Characters a line from which all columns fit."""
+
+_LEFT_OUT = ("inherited", "to emulation", "amplified")
+"""In a narrower window; what a site adds and how it was judged stay."""
+
+
+def _table(result: Any, width: int) -> Table:
+    left_out = () if width >= WIDE else _LEFT_OUT
     table = Table(title="Error of each stage, split (rel_l2)", title_justify="left", pad_edge=False)
-    columns = (
-        "site", "phase", "shown", "inherited", "added here", "to emulation", "amplified", "isolated", "error gate",
-        "distance gate",
-    )  # fmt: skip
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number in (0, 1, 7) else "right", no_wrap=True)
+    if left_out:
+        table.box, table.padding = None, (0, 1)
+        table.caption = f"{', '.join(left_out)}: in a window of {WIDE} characters, or with --json"
+        table.caption_justify = "left"
+    shown: list[dict[str, str]] = []
     for row in result.rows:
         judged = result.judged(row)
         gates = {} if judged is None else judged.over_gates
-        table.add_row(
-            row.name,
-            row.phase,
-            *(_number(value) for value in (row.shown, row.inherited, row.added, row.distance)),
-            _number(row.amplification, ".2f"),
-            "" if judged is None else judged.verdict.value,
-            *(_number(gates.get(gate), ".2f") for gate in ("error", "distance")),
-        )
+        cells = {
+            "site": row.name,
+            "phase": row.phase,
+            "shown": _number(row.shown),
+            "inherited": _number(row.inherited),
+            "added here": _number(row.added),
+            "to emulation": _number(row.distance),
+            "amplified": _number(row.amplification, ".2f"),
+            "isolated": "" if judged is None else judged.verdict.value,
+            "error gate": _number(gates.get("error"), ".2f"),
+            "distance gate": _number(gates.get("distance"), ".2f"),
+        }
+        shown.append({name: cell for name, cell in cells.items() if name not in left_out})
+    one_phase = len({row.phase for row in result.rows}) == 1
+    columns = [name for name in (shown[0] if shown else {}) if not (one_phase and name == "phase")]
+    for name in columns:
+        words = name in ("site", "phase", "isolated")
+        table.add_column(name, justify="left" if words else "right", no_wrap=words)
+    for cells in shown:
+        table.add_row(*(cells[name] for name in columns))
     return table
 
 
@@ -79,7 +98,7 @@ def _arms(result: Any) -> Table:
     """The chained error, judged twice, and how far the experts agree where the oracle was free."""
     table = Table(title="Oracle routed as the SUT, and free", title_justify="left", pad_edge=False)
     for column in ("layer", "worst, routed alike", "worst, free", "experts in common", "tokens with all", "excluded"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right")
     for routing in result.routing:
         worst = [
             max((c.over_floor for c in arm.comparisons if c.layer == routing.layer and c.over_floor), default=None)

@@ -22,6 +22,7 @@ from parity.floor import Floor
 from parity.ladder.calibrate import Opening
 from parity.ladder.ledger import LEDGER, Ledger
 from parity.ladder.recipe_floor import calibrate_recipe, read_calibration
+from parity.ladder.replay_trace import OTHER_WEIGHTS
 from parity.process_runner import OnStep, ProcessRunner
 from parity.reading import read_record
 from parity.records import Finding, Summary, as_json
@@ -185,9 +186,9 @@ def require_related(bench: Bench) -> None:
         ("layers", oracle.layers, sut.layers, "Open both on the same model."),
         (
             "weights",
-            f"{oracle.lineage.root} {', '.join(oracle.lineage.conversions)}",
-            f"{sut.lineage.root} {', '.join(sut.lineage.conversions)}",
-            "Open the oracle on the engine's own model folder; it dequantizes by itself.",
+            oracle.lineage.short,
+            sut.lineage.short,
+            OTHER_WEIGHTS,
         ),
     ):
         if expected != found:

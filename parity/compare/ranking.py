@@ -9,14 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.compare.outcome import Outcome
-from parity.compare.table import over_floor_words
+from parity.compare.table import ROOMY, over_floor_words
 from parity.records import Comparison
 
 LONGEST_NAME = 60
 LEAST_NAME = 16
 """Characters of a name that stay on one line however narrow the terminal."""
 
-ROOMY = 120
 _NUMBERS = (("rel_l2", ".3g"), ("cosine", ".6f"), ("norm_ratio", ".5f"), ("slope", ".5f"))
 
 
@@ -35,10 +34,12 @@ def rank(comparisons: tuple[Comparison, ...]) -> list[Comparison]:
 def ranking_table(comparisons: tuple[Comparison, ...], *, top: int, width: int = ROOMY) -> Table:
     """One row a comparison, the `top` worst; numbers are those of the worst slice.
 
-    width: characters a line; with fewer than ROOMY the last numbers are left out, so that names stay to be read.
+    width: characters a line; with fewer than ROOMY numbers are left out, so that names stay to be read: all but the
+    score, and where nothing has a score all but rel_l2.
     """
     shown = rank(comparisons)[:top]
-    numbers = _NUMBERS if width >= ROOMY else _NUMBERS[:1]
+    judged = any(c.over_floor is not None for c in shown)
+    numbers = _NUMBERS if width >= ROOMY else () if judged else _NUMBERS[:1]
     longest = max((len(harmless(c.name)) for c in shown), default=0)
     table = Table(title="Worst first; numbers of the worst slice", title_justify="left", pad_edge=False)
     several = len({c.phase for c in comparisons}) > 1
@@ -49,7 +50,8 @@ def ranking_table(comparisons: tuple[Comparison, ...], *, top: int, width: int =
     table.add_column("worst slice", overflow="fold")
     for name, _ in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("over floor", justify="right", no_wrap=True)
+    if judged:
+        table.add_column("over floor", justify="right", no_wrap=True)
     for c in shown:
         style = "green" if c.verdict.healthy else "bold red" if c.verdict.faulty else "yellow"
         cells = [Text(harmless(c.name))]
@@ -59,7 +61,8 @@ def ranking_table(comparisons: tuple[Comparison, ...], *, top: int, width: int =
         cells.append(Text(harmless(slice_words(c), longest=200)))
         metrics = c.worst[0].metrics if c.worst else {}
         cells += [Text(format(metrics[name], form) if name in metrics else "") for name, form in numbers]
-        cells.append(Text(over_floor_words(c.over_floor), style=style))
+        if judged:
+            cells.append(Text(over_floor_words(c.over_floor), style=style))
         table.add_row(*cells)
     hidden = len(comparisons) - len(shown)
     if hidden:

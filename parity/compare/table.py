@@ -13,17 +13,21 @@ from parity.records import Comparison, Summary, Verdict
 
 _STYLE = {True: "green", False: "bold red", None: "yellow"}
 
+ROOMY = 120
+"""Characters a line from which all numbers of a table fit beside names and slices."""
+
 LEGEND = (
     "number: worst slice over its floor; ! over 1; = bitwise equal; N nonfinite; x shape or dtype; - missing; "
     "? no verdict"
 )
 
 
-def layer_table(summary: Summary, *, only_unhealthy: bool = False) -> Table:
+def layer_table(summary: Summary, *, only_unhealthy: bool = False, width: int = ROOMY) -> Table:
     """One row a site and phase: cosine, norm ratio over rows, worst slice in words, over floor, expert overlap.
 
     only_unhealthy: leave out what is cleared; the caption says how many rows that is. Columns that say nothing (no
-    ids among the rows, one phase throughout) are left out.
+    ids among the rows, one phase throughout) are left out. width: characters a line; with fewer than ROOMY the
+    numbers of the whole tensor are left out, so that the worst slice stays to be read.
     """
     shown = [c for c in summary.comparisons if not (only_unhealthy and c.verdict.healthy)]
     columns: dict[str, tuple[JustifyMethod, list[Text]]] = {
@@ -40,6 +44,9 @@ def layer_table(summary: Summary, *, only_unhealthy: bool = False) -> Table:
         del columns["experts in common"]
     if len({c.phase for c in shown}) == 1:
         del columns["phase"]
+    left_out = [name for name in ("cosine", "norm ratio", "experts in common") if name in columns and width < ROOMY]
+    for name in left_out:
+        del columns[name]
     table = Table(title="Stage by stage, in order of computation", title_justify="left", pad_edge=False)
     for name, (justify, _) in columns.items():
         table.add_column(name, justify=justify, no_wrap=name != "worst slice")
@@ -48,7 +55,8 @@ def layer_table(summary: Summary, *, only_unhealthy: bool = False) -> Table:
     hidden = len(summary.comparisons) - len(shown)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary.verdicts.items()) or "nothing was compared"
     note = f" ({hidden} healthy not shown)" if hidden else ""
-    table.caption = f"{len(summary.comparisons)} comparisons: {counts}{note}"
+    less = f"; a window of {ROOMY} characters shows {', '.join(left_out)} too" if left_out else ""
+    table.caption = f"{len(summary.comparisons)} comparisons: {counts}{note}{less}"
     table.caption_justify = "left"
     return table
 

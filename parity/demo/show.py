@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -40,14 +41,14 @@ def show_demo(result: DemoResult, console: Console) -> None:
     by_layer = found.finding.evidence.get("by_layer", ())
     lines = [found.finding.sentence, *(f"Layer {row['layer']}: {row['sentence']}" for row in by_layer)]
     console.print(Panel(escape("\n".join(lines)), title="5. Finding", title_align="left"), highlight=False)
-    console.print(layer_table(isolated, only_unhealthy=True))
+    console.print(layer_table(isolated, only_unhealthy=True, width=console.width))
     for launch in launches_over(coverage_of(found)):
         console.print(f"   {launch.line()}", highlight=False)
 
     state, proof = tell_proof(found, {})
     console.print(f"\n[bold]6. The proof[/]  [{'green' if state == 'proved' else 'red'}]{state}[/]")
     for line in proof:
-        console.print(f"   {escape(line)}", highlight=False)
+        console.print(Padding(Text(line), (0, 0, 0, 3)))
 
     clean, worst = result.healthy.finding.verdict == "clean", worst_over_floor(result.healthy)
     console.print("\n[bold]7. The control[/]  the same prompt without the fault")

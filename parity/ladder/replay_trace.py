@@ -15,6 +15,12 @@ from parity.records import Comparison, Summary
 from parity.stages import matches
 from parity.trace import Trace
 
+OTHER_WEIGHTS = (
+    "To ask how the engine computes, open the oracle on the engine's own model folder; it dequantizes by itself. If it "
+    "is the weights that you doubt: parity compare --oracle FOLDER --sut FOLDER --floor derived:DTYPE names the "
+    "tensors that differ, and where."
+)
+
 
 @dataclass(frozen=True)
 class ReplayResult:
@@ -123,9 +129,9 @@ def _refuse_other_weights(trace: Trace, oracle: Any) -> None:
     if theirs != trace.run.lineage:
         raise UsageError(
             place="isolated replay",
-            expected=f"an oracle on the SUT's weights: {trace.run.lineage.root}, {trace.run.lineage.conversions}",
-            found=f"{theirs.root}, {theirs.conversions}",
-            next_step="Open the oracle on the SUT's model folder; it dequantizes by itself.",
+            expected=f"an oracle on the SUT's weights: {trace.run.lineage.short}",
+            found=theirs.short,
+            next_step=OTHER_WEIGHTS,
         )
 
 

@@ -44,18 +44,16 @@ def show_result(result: ZooResult, console: Console) -> None:
 
 def show_catalogue(catalogue: Catalogue, console: Console) -> None:
     """Print what the zoo holds."""
-    table = _table("Faults", "name", "truth", "cause", "needs")
+    table = _table("Faults", "name", "where it is, and what")
     by_family = sorted(catalogue.exhibits, key=lambda one: one.fault.family)
     for family, exhibits in groupby(by_family, key=lambda one: one.fault.family):
         table.add_section()
         table.add_row(f"[bold]{escape(family)}[/]")
         for fault in (exhibit.fault for exhibit in exhibits):
-            table.add_row(
-                escape(fault.name),
-                "negative control" if fault.control else escape(_truth(fault.truth, fault.rung)),
-                fault.cause or "",
-                escape(", ".join(f"{key} {value}" for key, value in fault.needs.items())),
-            )
+            where = "negative control" if fault.control else _truth(fault.truth, fault.rung)
+            needs = ", ".join(f"{key} {value}" for key, value in fault.needs.items())
+            words = where + (f": {fault.cause}" if fault.cause else "") + (f" (needs {needs})" if needs else "")
+            table.add_row(escape(fault.name), escape(words))
     console.print(table)
     for problem in catalogue.problems:
         console.print(f"[red]not usable:[/] {escape(str(problem))}", highlight=False)

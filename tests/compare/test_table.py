@@ -56,6 +56,17 @@ def test_table_shows_the_numbers_engine_people_read_first(summary):
     assert "1 MATCH, 3 WITHIN_FLOOR, 2 EXCEEDS_FLOOR, 1 NONFINITE" in text
 
 
+def test_a_narrow_window_keeps_the_worst_slice_and_says_what_it_leaves_out(summary):
+    out = io.StringIO()
+    Console(file=out, width=80, color_system=None).print(layer_table(summary, width=80))
+    text = out.getvalue()
+    slices = " ".join(line.split("│")[-2].strip() for line in text.splitlines() if line.count("│") > 2)
+    assert "position 5, expert 3, its row 64 (rel_l2 1)" in slices
+    assert "…" not in text
+    assert "shows cosine, norm ratio, experts in common too" in " ".join(text.split())
+    assert "window" not in plain(layer_table(summary))
+
+
 def test_table_says_what_it_hides(summary):
     text = plain(layer_table(summary, only_unhealthy=True))
     assert "attn.q" not in text
