@@ -207,6 +207,8 @@ class Feeder(ABC):
             new.append(self.choose(logits[-1], ids, prompt=len(request.ids), sampling=sampling))
             if len(new) < max_new_tokens:
                 at = len(request.ids) + len(new) - 1
+                if recorder is not None:
+                    recorder.extend(0, new[-1:])
                 feed = Feed(0, "decode", schedule.decode + len(new), 0, at, at + 1)
                 logits = feed_one(feed, new[-1:], len(prompt) + len(new))
         text = self.decoder.decode(new) if self.decoder else None

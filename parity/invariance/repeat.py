@@ -9,7 +9,7 @@ import torch
 from parity.invariance.differ import Difference, agree
 from parity.invariance.judging import broken, judge
 from parity.invariance.record import Invariance, Outcome, not_run
-from parity.invariance.subject import Subject
+from parity.invariance.subject import Subject, other_request
 from parity.records import Site, Slice
 from parity.runner import Graft, Schedule
 from parity.trace import Trace
@@ -86,7 +86,11 @@ def _rows_of_pattern(trace: Trace, layer: int | None, stage: str) -> int:
 
 
 def check_probes(subject: Subject) -> Invariance:
-    """Probes on and off: logits of a run without any probe against one with all of them."""
+    """Probes on and off: logits of a run without any probe against one with all of them.
+
+    Where what a request leaves behind shows without a probe as well, the two differ by what memory held before each of
+    them: that is history's to say, and the probes are not judged.
+    """
     turn = "all probes on, against none"
     plain = getattr(subject.runner, "logits", None)
     if not callable(plain):
@@ -108,7 +112,7 @@ def check_probes(subject: Subject) -> Invariance:
     if on.shape != off.shape:
         sentence = f"Broken: {list(on.shape)} logits with probes, {list(off.shape)} without."
         return Invariance("probes", Outcome.BROKEN, turn, sentence, evidence, basis, here, numbers)
-    rows = (on != off).any(1) & ~((on != on) & (off != off)).all(1)
+    rows = _rows_that_differ(on, off)
     if not rows.any():
         sentence = f"Held: {len(on)} rows of logits have the same bits with and without probes."
         return Invariance("probes", Outcome.HELD, turn, sentence, evidence, basis, None, numbers)
@@ -118,8 +122,27 @@ def check_probes(subject: Subject) -> Invariance:
         "rel_l2": float(((on - off).double().norm(dim=1) / off.double().norm(dim=1))[rows].max()),
     }
     here = Site((), "logits", Slice(rows=tuple(at), positions=(at[0], at[-1] + 1)))
+    left = _rows_moved_by_another(subject, off) if promised else 0
+    if left:
+        sentence = f"Not judged: unobserved too, {left} rows have other bits once another request ran in between."
+        numbers["rows_moved_by_another_request"] = left
+        return Invariance("probes", Outcome.UNJUDGED, turn, sentence, evidence, "", here, numbers)
     if promised:
         sentence = f"Broken at logits: {len(at)} of {len(on)} rows have other bits when probes are on, first {at[0]}."
         return Invariance("probes", Outcome.BROKEN, turn, sentence, evidence, basis, here, numbers)
     sentence = f"Not judged: no bits are promised, and {len(at)} of {len(on)} rows of the logits differ."
     return Invariance("probes", Outcome.UNJUDGED, turn, sentence, evidence, "", here, numbers)
+
+
+def _rows_moved_by_another(subject: Subject, off: torch.Tensor) -> int:
+    """Rows of the brief prompt's logits without probes that have other bits after another request, a longer one if
+    there is one: it writes what no run of the brief prompt's length may write."""
+    plain = subject.runner.logits  # pyright: ignore[reportAttributeAccessIssue]
+    plain([other_request(subject.request)])
+    again = plain([subject.brief]).cpu().to(off.dtype)
+    return int(_rows_that_differ(again, off).sum())
+
+
+def _rows_that_differ(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """[T] of [T, V]: rows with other numbers; NaN beside NaN is the same."""
+    return ((one != other) & ~(one.isnan() & other.isnan())).any(1)

@@ -28,6 +28,12 @@ class Held:
         self._kept: list[tuple[Capture, torch.Tensor]] = []
         self._earlier = 0
 
+    def extend(self, request: int, ids: Sequence[int]) -> None:
+        """A request goes on with `ids`: grafts that read the ids of their rows find those that the run chose itself."""
+        fed = list(self._run.requests)
+        fed[request] = (*fed[request], *ids)
+        self._run = replace(self._run, requests=tuple(fed))
+
     def wants(self, site: Site) -> bool:
         """True for a site that some graft reads."""
         return site in self._sites

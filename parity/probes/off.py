@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -38,6 +39,9 @@ class _Off:
 
     def step(self, **about: Any) -> Probe:
         return _OFF_PROBE
+
+    def extend(self, request: int, ids: Sequence[int]) -> None:
+        return None
 
     def bind(self, run: Run) -> _Off:
         return self

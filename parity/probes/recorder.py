@@ -104,6 +104,10 @@ class Recorder:
         self._step = StepProbe(self, phase=phase, step=step, chunk=chunk, rows=rows, last_position=last_position)
         return self._step
 
+    def extend(self, request: int, ids: Sequence[int]) -> None:
+        """The run goes on with ids that it chose, before the step that is fed them; computed grafts read them."""
+        self.held.extend(request, ids)
+
     def asked(self, layer: int | None, stage: str) -> Asked:
         """What is to happen at a site; raises ConfigError for a word that is no stage."""
         place = (layer, stage)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from parity.errors import ProbeError, UsageError
-from parity.faults import Fault
+from parity.faults import Fault, where
+from parity.fingerprint.causes import MISSING_RESIDUAL
 from parity.probes import capture
 from parity.records import Rows, Site
 from parity.runner import CapturePlan, Graft, Request, Schedule
@@ -118,6 +120,31 @@ def test_a_graft_is_used_and_a_sham_graft_changes_no_bit(fp8_model: Path, prompt
         assert not torch.equal(logits(runner.forward(requests, capture=plan, graft=[wrong])), logits(trace)), stage
     zero = Graft(None, "embed.out", torch.zeros(40, runner.config.hidden), Rows(own.rows.request, own.rows.position))
     assert runner.generate(requests[0], max_new_tokens=3, graft=[zero]).ids != text.ids
+
+
+def without_residual(op: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel that adds nothing, at one site where it is always called with both terms."""
+
+    def add(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, **rest: Any) -> Any:
+        if (where().layer, where().role) == (1, "mlp.norm"):
+            residual = torch.zeros_like(residual)
+        return op(x, residual, weight, **rest)
+
+    return add
+
+
+def test_a_graft_of_a_sum_calls_the_kernel_as_the_forward_pass_does(fp8_model: Path, prompt: Prompt):
+    fault = Fault(
+        "no_residual", "qwen3_moe", "Layer 1 adds no residual.", Site((1,), "resid.mid"), MISSING_RESIDUAL,
+        op="add_rmsnorm", wrap=without_residual,
+    )  # fmt: skip
+    sound, broken = open_runner(str(fp8_model)), open_runner(str(fp8_model), fault=fault)
+    requests, plan = [prompt(20)], CapturePlan(stages=("logits",))
+    trace = sound.forward(requests, capture=CapturePlan())
+    own = trace.select(stage="resid.mid", layer=1)[0]
+    mended = broken.forward(requests, capture=plan, graft=[Graft(1, "resid.mid", trace.tensor(own), own.rows)])
+    assert torch.equal(logits(mended), logits(trace))
+    assert not torch.equal(logits(broken.forward(requests, capture=plan)), logits(trace))
 
 
 def test_the_inside_of_a_fused_kernel_is_not_graftable(fp8_model: Path, prompt: Prompt):

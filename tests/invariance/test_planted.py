@@ -204,3 +204,39 @@ def test_the_op_of_a_bad_kernel_is_named(planted: Callable[..., Subject]):
     assert "combine" in found.sentence
     assert found.site is not None
     assert (found.site.layers, found.site.stage) == ((0, 1), "moe.experts")
+
+
+def other_when_observed(op: Op) -> Op:
+    """The kernel's instrumented path, which alone writes the norm, rotates something else."""
+
+    def rotate(*args, q_norm_out=None, **rest):
+        q, k = op(*args, q_norm_out=q_norm_out, **rest)
+        return (q if q_norm_out is None else q.mul_(1.5)), k
+
+    return rotate
+
+
+def last_rows_unwritten(op: Op) -> Op:
+    def attend(*args, out, **rest):
+        kept = out[-5:].clone()
+        op(*args, out=out, **rest)
+        out[-5:] = kept
+        return out
+
+    return attend
+
+
+def test_probes_that_change_bits_are_seen(planted: Callable[..., Subject]):
+    found = CHECKS["probes"](planted("qk_norm_rope", other_when_observed))
+    assert found.outcome is Outcome.BROKEN, found
+
+
+def test_probes_are_not_blamed_for_memory_that_shows(planted: Callable[..., Subject]):
+    # Observed and unobserved differ here too, by what each run found in memory.
+    subject = planted("attention_prefill", last_rows_unwritten, length=4 * BRIEF)
+    subject.base(subject.brief)
+    subject.base(subject.request)
+    found = CHECKS["probes"](subject)
+    assert found.outcome is Outcome.UNJUDGED, found
+    assert found.numbers["rows_moved_by_another_request"] > 0
+    assert CHECKS["history"](subject).outcome is Outcome.BROKEN

@@ -48,8 +48,9 @@ def test_grafts_with_and_without_history_live_side_by_side(
     assert torch.equal(own, grafted)
 
 
-def test_a_continuation_goes_through_the_grafts(sut: Any, fp8_model: Path):
-    sites: list[Site] = [(0, "attn.q_norm"), (0, "attn.context")]
+@pytest.mark.parametrize("sites", [[(0, "attn.q_norm"), (0, "attn.context")], [(None, "embed.out")]])
+def test_a_continuation_goes_through_the_grafts(sut: Any, fp8_model: Path, sites: list[Site]):
+    # The embedding of a new token is replayed from its id, which only the run knows.
     grafts = replay_grafts(
         sites, graph=QWEN3_MOE, layers=LAYERS, inner={"attn.q_norm"}, oracle=Opening(f"recipe:{fp8_model}"),
         recipe="fp8_block",

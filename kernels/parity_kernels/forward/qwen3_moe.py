@@ -111,7 +111,10 @@ class Qwen3Moe:
             normed, summed = op(x, residual, weight, eps=eps, out=out, out_sum=out_sum)
             grafted = probe(sum_site[0], summed, sum_site[1])
             if grafted is not summed:
-                normed, summed = op(grafted, None, weight, eps=eps, out=out)
+                # Plus -0, which changes no bit of any number: the kernel as it is always called, with two terms.
+                nothing = torch.full_like(grafted, -0.0)
+                normed, _ = op(grafted, nothing, weight, eps=eps, out=out, out_sum=out_sum)
+                summed = grafted
         return probe(norm_site[0], normed, norm_site[1]), summed
 
     def _attention(

@@ -242,6 +242,7 @@ class TritonRunner:
                 if number + 1 == max_new_tokens:
                     break
                 last = len(ids) - 1
+                probes.extend(0, ids[last:])
                 step = pack(
                     [Request(request.name, tuple(ids))], [(0, last, last + 1)], phase="decode",
                     index=schedule.decode + number + 1, chunk=0, last=(len(request.ids) - 1,), device=self.device,
