@@ -234,9 +234,10 @@ def test_probes_that_change_bits_are_seen(planted: Callable[..., Subject]):
 def test_probes_are_not_blamed_for_memory_that_shows(planted: Callable[..., Subject]):
     # Observed and unobserved differ here too, by what each run found in memory.
     subject = planted("attention_prefill", last_rows_unwritten, length=4 * BRIEF)
+    subject.between()
     subject.base(subject.brief)
     subject.base(subject.request)
     found = CHECKS["probes"](subject)
     assert found.outcome is Outcome.UNJUDGED, found
     assert found.numbers["rows_moved_by_another_request"] > 0
-    assert CHECKS["history"](subject).outcome is Outcome.BROKEN
+    assert CHECKS["poison"](subject).outcome is Outcome.BROKEN
