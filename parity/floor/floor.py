@@ -133,8 +133,9 @@ class Floor:
         if self.heldout is None:
             return f"{text} False alarms were not counted."
         held = self.heldout
+        alarms = "1 false alarm" if held.alarms == 1 else f"{held.alarms} false alarms"
         return (
-            f"{text} {held.alarms} false alarms in {held.runs} held-out runs of {held.documents} other documents: "
+            f"{text} {alarms} in {held.runs} held-out runs of {held.documents} other documents: "
             f"a rate below {100 * held.upper_bound:.2g} % with {100 * held.confidence:.0f} % confidence; the worst "
             f"stood at {held.worst:.2f} of its gate ({held.worst_where})."
         )

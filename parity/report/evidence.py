@@ -9,7 +9,7 @@ from parity.climb import Investigation
 from parity.ladder import Proof
 from parity.reading import read_record
 from parity.records import Comparison, Finding, Summary, site_name
-from parity.report.text import spans
+from parity.report.text import spans, times
 from parity.report.words import expert_overlap, gate_passed, proof_lines, worst_slice
 
 MOST_SITES = 24
@@ -65,11 +65,9 @@ def tell_finding(finding: Finding) -> Iterator[tuple[str, Any]]:
                 yield axis, _axis(axis, numbers)
         yield "cause", finding.cause or "unknown: of a shape that no detector knows"
     if finding.over_floor is not None:
-        yield "worst slice over its floor", f"{finding.over_floor:.3g} times the gate"
+        yield "worst slice over its floor", f"{times(finding.over_floor)} times the gate"
     if "repetition" in finding.evidence:
-        # The repetition says itself that it did not come again.
-        again = "again, " if finding.evidence.get("repeated") else ""
-        yield "on an independent prompt", f"{again}{finding.evidence['repetition']}"
+        yield "on an independent prompt", finding.evidence["repetition"]
     for row in finding.evidence.get("by_layer") or ():
         if isinstance(row, Mapping):
             yield f"layer {row.get('layer')}", row.get("sentence")

@@ -37,14 +37,15 @@ def shorten(text: str, most: int = LONGEST) -> str:
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """`0 to 3 and 7` for 0, 1, 2, 3, 7; empty for none."""
+    """`0 to 3 and 7` for 0, 1, 2, 3, 7; `0, 2 and 3` for 0, 2, 3; empty for none."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    words = [str(a) if a == b else f"{a} and {b}" if b == a + 1 else f"{a} to {b}" for a, b in runs]
+    pairs = [[str(a)] if a == b else [str(a), str(b)] if b == a + 1 else [f"{a} to {b}"] for a, b in runs]
+    words = [word for pair in pairs for word in pair]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else ""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from parity.invariance import Coverage
 from parity.ladder import Proof
 from parity.records import Comparison, Summary
+from parity.report.text import times
 
 
 def gate_passed(cosine: float) -> str:
@@ -29,7 +30,7 @@ def proof_lines(proof: Proof) -> list[str]:
     lines = [
         f"sham: the SUT's own tensors at {', '.join(proof.sites)} change {proof.sham_changed} of its logits"
         + ("" if proof.repeats else " (memory pinned: the SUT does not repeat itself)"),
-        f"inputs: with the oracle's tensors there, each site still adds error, at least {lowest:.3g} times its gate"
+        f"inputs: with the oracle's tensors there, each site still adds error, at least {times(lowest)} times its gate"
         if proof.stays
         else "inputs: with the oracle's tensors there, not every site adds error: "
         + ", ".join(

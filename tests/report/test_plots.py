@@ -344,6 +344,7 @@ def test_one_lost_row_in_thousands_stays_to_be_seen():
 def test_numbers_in_words():
     assert spans((3, 0, 1, 2, 7)) == "0 to 3 and 7"
     assert spans((4, 5)) == "4 and 5"
+    assert spans((0, 2, 3)) == "0, 2 and 3"
     assert spans(()) == ""
 
 

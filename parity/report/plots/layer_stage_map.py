@@ -36,7 +36,7 @@ def draw_layer_stage_map(panels: Sequence[tuple[str, Summary]]) -> Picture:
     outside: list[int | None] = [None] if any(record.layer is None for record in comparisons) else []
     layers: list[int | None] = [*inside, *outside]
     tall = 0.3 if len(layers) <= _MOST_NUMBERED else 0.13
-    made = figure(max(7.0, 0.5 * len(stages) + 2.2), 2.0 + len(panels) * (tall * len(layers) + 0.45))
+    made = figure(max(7.0, 0.42 * len(stages) + 2.2), 2.0 + len(panels) * (tall * len(layers) + 0.45))
     axes = made.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     colours = ListedColormap([*BELOW, *ABOVE])
     norm = BoundaryNorm([*BOUNDS, 1e12], colours.N)
