@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from parity.errors import TraceError
+from parity.metrics import contexts
 from parity.metrics.bits import as_bits
 from parity.records import Capture, site_name
 from parity.trace import Trace
@@ -28,6 +29,7 @@ class Aligned:
     expert: [T, S] int32 for expert rows, else None.
     row_in_expert: [T, S] int64 for expert rows, the row's number inside its expert in its launch; -1 where the capture
         has no `expert_offsets` or does not hold every row of the launch, so that it cannot be known.
+    context: [T], equal for tokens that follow the same tokens (parity/metrics/repeats.py).
     """
 
     stage: str
@@ -41,6 +43,7 @@ class Aligned:
     captures: tuple[Capture, ...]
     expert: NDArray[np.int32] | None = None
     row_in_expert: NDArray[np.int64] | None = None
+    context: NDArray[np.uint64] | None = None
 
     @property
     def tile_m(self) -> int | None:
@@ -111,7 +114,25 @@ def align(
         captures=captures,
         expert=expert,
         row_in_expert=row_in_expert,
+        context=_contexts(trace.run.requests[request], int(position.min()), tokens),
     )
+
+
+_known: dict[int, tuple[tuple[int, ...], NDArray[np.uint64]]] = {}
+_KNOWN = 64
+
+
+def _contexts(ids: tuple[int, ...], first: int, tokens: int) -> NDArray[np.uint64] | None:
+    """[tokens] of the positions from `first`; None for ids that do not reach so far."""
+    if first < 0 or len(ids) < first + tokens:
+        return None
+    # By identity: to look a tuple of a million ids up by value reads all of them.
+    held = _known.get(id(ids))
+    if held is None or held[0] is not ids:
+        while len(_known) >= _KNOWN:
+            _known.pop(next(iter(_known)))
+        held = _known[id(ids)] = ids, contexts(np.array(ids, np.int64))
+    return held[1][first : first + tokens]
 
 
 _LOOKED_AT_ONCE = 1 << 20

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from parity.compare.measure import Measured
 from parity.floor import FLIPPED, DerivedFloor, NoiseFloor
 from parity.floor.derived import ASKED
-from parity.metrics import Moments, SliceTable, all_metrics, norm_ratio, slice_metrics, tables_of
+from parity.metrics import (
+    Moments,
+    SliceTable,
+    all_metrics,
+    independent_by_group,
+    independent_rows,
+    norm_ratio,
+    slice_metrics,
+    tables_of,
+)
 from parity.metrics.formulas import nonfinite, rel_l2
 from parity.records import SliceResult
 
@@ -52,6 +61,7 @@ class Spread:
 class Gathered:
     """One phase of a site, block by block. rows: of all blocks together, where they are known to be several.
 
+    contexts: of the kept rows, with their experts.
     several: rows are of several requests, whether or not those of a block are.
     last: the block taken last, for what all blocks share. by_side: NaN and infinite elements by side: (how many, in how
     many rows, the first row in words). found: the worst slice of each kind. unjudged: slices without a floor, by kind.
@@ -73,6 +83,7 @@ class Gathered:
     across: Moments | None = None
     total: Moments | None = None
     experts: dict[int, tuple[int, Moments]] = field(default_factory=dict)
+    contexts: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = field(default_factory=list)
     by_side: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     found: dict[str, SliceResult] = field(default_factory=dict)
     unjudged: dict[str, int] = field(default_factory=dict)
@@ -105,7 +116,9 @@ class Gathered:
         self.labels += len(labels)
         self.excluded += int(labels.excluded.sum())
         self.aside += int(apart.sum())
-        self.kept += int((~labels.aside & ~labels.excluded).sum())
+        keep = ~labels.aside & ~labels.excluded
+        self.kept += int(keep.sum())
+        self.contexts.append((labels.context[keep], labels.expert[keep]))
         self.last = block
 
     def finish(self) -> tuple[SliceResult, ...]:
@@ -141,12 +154,23 @@ class Gathered:
         tables = tables_of(
             rows=nothing, across=self.across, columns=self.last.columns, index=np.zeros(0, np.int64), experts=None
         )
-        larger = [SliceTable(t.kind, t.index, np.full(len(t), self.kept), t.moments) for t in tables if t.kind != "row"]
+        context, expert = (np.concatenate(parts) for parts in zip(*self.contexts, strict=True))
+        known = bool(context.any())
+        alone = independent_rows(context)
+        larger = [
+            SliceTable(
+                t.kind, t.index, np.full(len(t), self.kept), t.moments, np.full(len(t), alone) if known else None
+            )
+            for t in tables
+            if t.kind != "row"
+        ]
         if self.experts:
             names = sorted(self.experts)
             rows = np.array([self.experts[n][0] for n in names], np.int64)
             moments = Moments.join([self.experts[n][1] for n in names])
-            larger.insert(-1, SliceTable("expert", np.array(names, np.int64), rows, moments))
+            index = np.array(names, np.int64)
+            each = independent_by_group(context, expert, index) if known else None
+            larger.insert(-1, SliceTable("expert", index, rows, moments, each))
         return larger
 
     def _judge(self, block: Measured, kind: str, table: SliceTable, offset: int = 0) -> None:

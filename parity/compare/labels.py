@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from parity.metrics import of_slot
+
 
 @dataclass(frozen=True)
 class RowLabels:
@@ -17,6 +19,8 @@ class RowLabels:
         place inside its expert in the SUT's launch.
     aside: [N] bool, the token was routed otherwise by a near-tie here or upstream: judged apart, against its own floor.
     excluded: [N] bool, without a counterpart on the other side: not compared, counted.
+    context: [N], equal for rows at the end of the same tokens (parity/metrics/repeats.py); 0 where the tokens are not
+        known.
     """
 
     request: NDArray[np.str_]
@@ -27,6 +31,7 @@ class RowLabels:
     number: NDArray[np.int64]
     aside: NDArray[np.bool_]
     excluded: NDArray[np.bool_]
+    context: NDArray[np.uint64]
 
     def __len__(self) -> int:
         return len(self.position)
@@ -60,11 +65,12 @@ def label_rows(
     number: NDArray | None = None,
     aside: NDArray | None = None,
     excluded: NDArray | None = None,
+    context: NDArray[np.uint64] | None = None,
 ) -> RowLabels:
     """Labels of a canonical tensor's rows, flattened.
 
     position: [T]; phase: [T] or one for all; slots: S of a [T, S, ...] tensor, None of a [T, ...] one.
-    expert, number: [T, S] or None. aside: [T] or None. excluded: [T, S] or [T] or None.
+    expert, number: [T, S] or None. aside, context: [T] or None. excluded: [T, S] or [T] or None.
     """
     tokens, per_token = len(position), slots or 1
     rows = tokens * per_token
@@ -75,14 +81,17 @@ def label_rows(
         values = np.asarray(values)
         return (np.repeat(values, per_token) if values.ndim == 1 else values.reshape(-1)).astype(dtype)
 
+    slot = np.tile(np.arange(per_token), tokens) if slots else np.full(rows, -1)
+    of_row = spread(context, 0, np.uint64)
     phases = np.full(tokens, phase) if isinstance(phase, str) else np.asarray(phase)
     return RowLabels(
         request=np.full(rows, request),
         position=spread(np.asarray(position), 0, np.int64),
         phase=np.repeat(phases, per_token),
-        slot=np.tile(np.arange(per_token), tokens) if slots else np.full(rows, -1),
+        slot=slot,
         expert=spread(expert, -1, np.int64),
         number=spread(number, -1, np.int64),
         aside=spread(aside, False, bool),
         excluded=spread(excluded, False, bool),
+        context=of_slot(of_row, slot) if slots else of_row,
     )

@@ -63,7 +63,12 @@ class Measured:
         keep = ~labels.aside & ~labels.excluded
         kept = self.rows if keep.all() else self.rows[keep]
         slices = tables_of(
-            rows=kept, across=self.across, columns=self.columns, index=np.flatnonzero(keep), experts=experts
+            rows=kept,
+            across=self.across,
+            columns=self.columns,
+            index=np.flatnonzero(keep),
+            experts=experts,
+            context=labels.context if labels.context.any() else None,
         )
         tables = [(t.kind, t) for t in slices]
         apart = np.flatnonzero(labels.aside & ~labels.excluded)

@@ -34,6 +34,7 @@ def compare_pair(
     number: NDArray[np.integer] | None = None,
     aside: NDArray[np.bool_] | None = None,
     excluded: NDArray[np.bool_] | None = None,
+    context: NDArray[np.uint64] | None = None,
     router_logits: torch.Tensor | None = None,
     request: str = "",
     floor: NoiseFloor | None = None,
@@ -46,6 +47,7 @@ def compare_pair(
     axes: canonical, `T` or `T S` first. position: [T], absolute; None means 0..T-1. phase: [T] or one for all.
     expert, number: [T, S], expert of each row and the row's number inside it in the SUT's launch.
     aside: [T], tokens routed otherwise by a near-tie. excluded: [T] or [T, S], rows without a counterpart.
+    context: [T], equal for tokens that follow the same tokens (`parity.metrics.contexts`); None: none repeats.
     router_logits: [T, E], the oracle's, for `moe.topk_ids` only.
     mode: which bins of the floor apply; `isolated` when the oracle was fed the SUT's inputs.
     """
@@ -64,6 +66,7 @@ def compare_pair(
         number=number if by_slot else None,
         aside=aside,
         excluded=excluded,
+        context=context,
     )
     if term(stage).values == "ids":
         logits = None if router_logits is None else router_logits.float().cpu().numpy()
@@ -91,6 +94,7 @@ def compare_aligned(
         phase=sut.phase,
         expert=sut.expert,
         number=sut.row_in_expert,
+        context=sut.context,
         router_logits=router_logits,
         request=sut.request,
         floor=floor,
@@ -129,6 +133,7 @@ def label_aligned(sut: Aligned) -> RowLabels:
         slots=sut.slots,
         expert=sut.expert,
         number=sut.row_in_expert,
+        context=sut.context,
     )
 
 

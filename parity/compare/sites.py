@@ -243,6 +243,7 @@ class TracePair:
             number=numbers,
             aside=self._aside(number, b.layer, b.stage, position),
             excluded=excluded,
+            context=None if b.context is None else b.context[of_b],
         )
         return (y, x, labels), alone
 

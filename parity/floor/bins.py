@@ -2,7 +2,8 @@
 
 A bin pools the clean slices of one (mode, stage, layer, slice kind, metric, phase) and one range:
 rows by the range of their absolute position (powers of four: error grows with position by attention and rope),
-larger slices by the range of their number of rows (powers of two: errors of a slice shrink as it grows).
+larger slices by the range of their number of rows (powers of two: errors of a slice shrink as it grows), those that
+repeat one another counted for what they are worth (parity/metrics/repeats.py).
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ def position_range(position: NDArray[np.integer]) -> NDArray[np.int64]:
     return _log2(position) // 2 + 1
 
 
-def size_range(rows: NDArray[np.integer]) -> NDArray[np.int64]:
+def size_range(rows: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.int64]:
     """0 for one row, 1 for 2..3, 2 for 4..7, ...; -1 for none."""
     return _log2(rows)
 
 
-def _log2(values: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Floor of the base-2 logarithm, exact for integers below 2^53; -2 for 0, so that a halved one stays below 0."""
+def _log2(values: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.int64]:
+    """Floor of the base-2 logarithm, exact below 2^53; -2 for 0, so that a halved one stays below 0."""
     _, exponent = np.frexp(np.asarray(values, np.float64))
     return np.where(np.asarray(values) > 0, exponent - 1, -2).astype(np.int64)
 
@@ -88,7 +89,9 @@ def bin_ranges(table: SliceTable, kind: str, position: NDArray[np.integer]) -> t
     nothing = np.full(len(table), -1, np.int64)
     if kind == "row":
         return position_range(np.asarray(position)[table.index]), nothing
-    return (nothing, nothing) if kind == FLIPPED else (nothing, size_range(table.rows))
+    if kind == FLIPPED:
+        return nothing, nothing
+    return nothing, size_range(table.rows if table.independent is None else table.independent)
 
 
 def bin_layer(kind: str, layer: int | None) -> int | None:

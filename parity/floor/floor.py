@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parity.errors import UsageError
 from parity.floor.bins import Bin, bin_layer, bin_ranges, deviations
-from parity.floor.gate import Gate, Scale, substitute_sizes
+from parity.floor.gate import RULE, Gate, Scale, substitute_sizes
 from parity.floor.stored import (
     parse_environment,
     parse_gates,
@@ -22,6 +22,7 @@ from parity.floor.stored import (
     parse_lineage,
     parse_power,
     parse_recipe,
+    parse_rule,
     parse_scales,
     parse_texts,
 )
@@ -41,6 +42,7 @@ class Floor:
     prompts were cut from. source: `emulation`, the recipe's against exact arithmetic; or `input perturbation`, where
     exact arithmetic cannot run: the spread that one rounding of the inputs makes, a stand-in for both.
     heldout: false alarms on other clean runs. power: what the gates see. environment: what calibrated it.
+    rule: number of the rule that made gates of the runs (`parity.floor.gate.RULE` is the one that stands).
     """
 
     recipe: Recipe
@@ -53,6 +55,7 @@ class Floor:
     environment: Environment | None = None
     heldout: HeldOut | None = None
     power: tuple[Power, ...] = ()
+    rule: int = RULE
 
     def refuse_other(self, run: Run) -> None:
         """Raise UsageError when this is not a floor for the recipe and weights of `run`."""
@@ -130,6 +133,8 @@ class Floor:
         made = f"{len(self.runs)} clean runs of {len(self.documents)} documents"
         what = f"Floor of {self.recipe.name} for {self.lineage.root[:12]}, from {self.source}"
         text = f"{what}: {made}, {len(self.scales)} bins."
+        if self.rule != RULE:
+            text += f" Its gates were made by rule {self.rule} of this lab; rule {RULE} stands: calibrate it again."
         if self.heldout is None:
             return f"{text} False alarms were not counted."
         held = self.heldout
@@ -144,6 +149,7 @@ class Floor:
         """What `parity floor show --json` prints: everything but the bins, which the file holds."""
         return {
             "source": self.source,
+            "rule": self.rule,
             "recipe": self.recipe,
             "lineage": self.lineage,
             "environment": self.environment,
@@ -163,6 +169,7 @@ class Floor:
             "format": FORMAT,
             "version": VERSION,
             "source": self.source,
+            "rule": self.rule,
             "recipe": asdict(self.recipe),
             "lineage": asdict(self.lineage),
             "environment": None if self.environment is None else asdict(self.environment),
@@ -201,6 +208,7 @@ class Floor:
                 environment=parse_environment(content.get("environment")),
                 heldout=parse_heldout(content.get("heldout")),
                 power=parse_power(content.get("power")),
+                rule=parse_rule(content.get("rule", 0)),
             )
         except ValueError as error:
             raise _unreadable(path, str(error)) from error

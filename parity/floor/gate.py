@@ -66,6 +66,10 @@ from numpy.typing import NDArray
 from parity.floor.bins import Bin, resolution
 from parity.floor.student import upper_quantile
 
+RULE = 2
+"""Number of the rule above, raised with every change that makes another gate of the same runs. 0: before rules had
+numbers, kinds of slices shared a tail; 2: each kind has its own, a light one drawn half way to that of all layers."""
+
 LEAST_RUNS = 4
 ENOUGH_RUNS = 8
 """Runs that make a bin count however many others lack it: 12 runs, two thirds, were found enough for every size before

@@ -13,6 +13,13 @@ _RANGES = 2  # position and size
 _SCALE_FIELDS = 3
 
 
+def parse_rule(value: Any) -> int:
+    """The number of the rule that made the gates, 0 where the file does not say; ValueError for another form."""
+    if not _is_count(value):
+        raise ValueError(f"rule: {str(value)[:120]}")
+    return value
+
+
 def parse_recipe(value: Any) -> Recipe:
     """A recipe from its JSON object of texts; ValueError for another form."""
     names = set(Recipe.__dataclass_fields__)

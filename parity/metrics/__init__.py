@@ -17,6 +17,7 @@ from parity.metrics.formulas import (
 from parity.metrics.moments import Moments
 from parity.metrics.native import native_state
 from parity.metrics.pairs import READABLE, fold_moments, pair_moments, usable_threads
+from parity.metrics.repeats import contexts, independent_by_group, independent_rows, of_slot
 from parity.metrics.rounded import fold_rounded, rounded_moments
 from parity.metrics.rounding import FORMATS, RoundedMoments, RoundingModel, RowRepeats
 from parity.metrics.slices import (
@@ -44,14 +45,18 @@ __all__ = [
     "SliceTable",
     "all_metrics",
     "column_edges",
+    "contexts",
     "cosine",
     "fold_moments",
     "fold_rounded",
+    "independent_by_group",
+    "independent_rows",
     "max_abs",
     "native_state",
     "nonfinite",
     "norm_ratio",
     "norm_ratio_error",
+    "of_slot",
     "pair_moments",
     "rel_l2",
     "rounded_moments",

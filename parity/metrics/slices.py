@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from parity.metrics.formulas import all_metrics
 from parity.metrics.moments import Moments
+from parity.metrics.repeats import independent_by_group, independent_rows
 from parity.metrics.rounding import RoundedMoments
 
 COLUMN_BLOCK = 128
@@ -25,12 +26,16 @@ KINDS = ("row", "head", "expert", "columns", "tensor")
 
 @dataclass(frozen=True)
 class SliceTable:
-    """All slices of one kind. index: [n], the slice's number on its axis; rows: [n], leading rows it spans."""
+    """All slices of one kind. index: [n], the slice's number on its axis; rows: [n], leading rows it spans.
+
+    independent: [n], how many of them err independently (parity/metrics/repeats.py); None where all do.
+    """
 
     kind: str
     index: NDArray[np.int64]
     rows: NDArray[np.int64]
     moments: Moments
+    independent: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -81,24 +86,35 @@ def slice_tables(
 
 
 def tables_of(
-    *, rows: Moments, across: Moments, columns: Columns, index: NDArray[np.integer], experts: NDArray[np.integer] | None
+    *,
+    rows: Moments,
+    across: Moments,
+    columns: Columns,
+    index: NDArray[np.integer],
+    experts: NDArray[np.integer] | None,
+    context: NDArray[np.uint64] | None = None,
 ) -> list[SliceTable]:
     """`slice_tables` of moments that are added up already.
 
     rows: [n], of each row kept; index: [n], their numbers. across: [C], of each cell of `columns` over those rows.
-    experts: [N], by number of row.
+    experts: [N], by number of row. context: [N], likewise: equal where rows repeat one another, 0 where not known.
     """
+    alone = None if context is None else independent_rows(context[index])
     tables = [SliceTable("row", index.astype(np.int64), np.ones(len(index), np.int64), rows)]
     for kind, labels in (("head", columns.head), ("columns", columns.block)):
         if labels is not None and len(set(labels.tolist())) > 1:
             names, _, moments = across.groups(labels)
-            tables.append(SliceTable(kind, names, np.full(len(names), len(index), np.int64), moments))
+            each = None if alone is None else np.full(len(names), alone)
+            tables.append(SliceTable(kind, names, np.full(len(names), len(index), np.int64), moments, each))
     if experts is not None:
-        names, sizes, moments = rows.groups(np.asarray(experts)[index])
-        tables.append(SliceTable("expert", names, sizes, moments))
+        of_row = np.asarray(experts)[index]
+        names, sizes, moments = rows.groups(of_row)
+        each = None if context is None else independent_by_group(context[index], of_row, names)
+        tables.append(SliceTable("expert", names, sizes, moments, each))
     whole = across.total(axis=0)
     one = np.zeros(1, np.int64)
-    tables.append(SliceTable("tensor", one, one + len(index), whole[None]))
+    each = None if alone is None else np.array([alone])
+    tables.append(SliceTable("tensor", one, one + len(index), whole[None], each))
     return tables
 
 

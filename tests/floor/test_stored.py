@@ -10,6 +10,7 @@ import pytest
 
 from parity.errors import UsageError
 from parity.floor import Floor
+from parity.floor.gate import RULE
 
 NASTY = [None, True, -3, 2**70, 1.5, math.nan, math.inf, "", "x", [], {}, [None], [[]], {"a": 1}]
 
@@ -73,3 +74,14 @@ def test_a_bin_twice_is_refused(content, tmp_path):
     (tmp_path / "floor.json").write_text(json.dumps(content))
     with pytest.raises(UsageError, match="twice"):
         Floor.load(tmp_path / "floor.json")
+
+
+def test_a_floor_of_another_rule_says_so(clean, content, tmp_path):
+    path = tmp_path / "floor.json"
+    clean.floor().save(path)
+    assert Floor.load(path).rule == RULE
+    assert "rule" not in Floor.load(path).sentence()
+    del content["rule"]  # as files were before rules had numbers
+    path.write_text(json.dumps(content))
+    assert Floor.load(path).rule == 0
+    assert f"made by rule 0 of this lab; rule {RULE} stands" in Floor.load(path).sentence()
