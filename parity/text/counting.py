@@ -4,10 +4,12 @@ What tells `nine sheep, ten sheep` from a template that a model is stuck in is w
 wander, come again, stand still, or number the rounds (`Step 3:`); in counting and calculating each round says what the
 one before did not, and follows from it:
 
-- a number that counts things goes up or down by one step (or factor) from round to round;
+- a number that counts things goes up or down by one step (or factor) from round to round, or its steps do, or theirs
+  (squares, cubes, sums of them);
 - two numbers do so side by side, each in its own way (`3 steps ... 54 centimetres`);
 - a round begins with the number that the one before ended in (`6 is even, next is 3. 3 is odd, next is 10.`);
-- a number is the sum, difference or product of two others of its round, and not the same in each.
+- a number is the sum, difference, product, quotient or rest of two others of its round, or the square of one, and not
+  the same in each.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ MOST_SLOTS = 24
 LEAST_ROUNDS = 4
 RULED = 0.9
 """Rounds of which a rule has to hold: songs end otherwise than they go on, and one number in ten may be misread."""
+
+ORDERS = 3
+"""Of differences that may be one and the same: of squares the second is, of cubes the third."""
 
 LONGEST_CYCLE = 256
 NEW = 0.5
@@ -62,10 +67,12 @@ def _ruled(table: NDArray[np.float64], numbers: Sequence[Number]) -> bool:
     slots = table.shape[1]
     still = [_most(_steps(column) == 0) for column in table.T]
     moving = [s for s in range(slots) if not still[s]]
-    if not moving or any(len(np.unique(table[:, s])) < NEW * len(table) for s in moving):
-        return False
     series = [s for s in moving if _progresses(table[:, s])]
     related = {s for s in moving if _carried(table, s, moving) or _calculated(table, s, moving)}
+    # What is made of others may come again, as a rest does; the others, and one at least, say something new.
+    new = {s for s in moving if len(np.unique(table[:, s])) >= NEW * len(table)}
+    if not new or set(moving) - related - new:
+        return False
     if set(moving) - set(series) - related:
         return False
     label = {s: np.mean([number.label for number in numbers[s::slots]]) >= 0.5 for s in moving}
@@ -84,10 +91,14 @@ def _most(holds: NDArray[np.bool_]) -> bool:
 
 
 def _progresses(column: NDArray[np.float64]) -> bool:
-    """One step, or one factor, from each to the next."""
+    """One step, or one factor, from each to the next; or the steps do so, up to the third (a polynomial)."""
     steps = _steps(column)
-    if _most(steps == np.median(steps)) and np.median(steps) != 0:
-        return True
+    for order in range(ORDERS):
+        if order and len(steps) < LEAST_ROUNDS:
+            break
+        if _most(steps == np.median(steps)) and np.median(steps) != 0:
+            return True
+        steps = _steps(steps)
     if (column == 0).any():
         return False
     factors = np.round(column[1:] / column[:-1], 9)
@@ -100,17 +111,22 @@ def _carried(table: NDArray[np.float64], slot: int, moving: Sequence[int]) -> bo
 
 
 def _calculated(table: NDArray[np.float64], slot: int, moving: Sequence[int]) -> bool:
-    """The number is made of two others of its round, of which one at least is not the same in every round."""
+    """The number is made of two others of its round, or is the square of one; one at least of them is not the same in
+    every round, and the number is not simply one of them."""
     others = [s for s in range(table.shape[1]) if s != slot]
     few, want = table[: 2 * LEAST_ROUNDS, others].T, table[:, slot]
     # Few pairs agree in some rounds by chance: only those are looked at in all of them.
-    for make in (np.add, np.subtract, np.multiply):
-        near = np.isclose(make(few[:, None], few[None]), want[: 2 * LEAST_ROUNDS], rtol=1e-6).mean(-1) > 1 / 2
-        for x, y in np.argwhere(near).tolist():
-            a, b = others[x], others[y]
-            made = make(table[:, a], table[:, b])
-            if a != b and (a in moving or b in moving) and _most(np.isclose(made, want, rtol=1e-6)):
-                return True
+    for make in (np.add, np.subtract, np.multiply, np.floor_divide, np.fmod):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            near = np.isclose(make(few[:, None], few[None]), want[: 2 * LEAST_ROUNDS], rtol=1e-6).mean(-1) > 1 / 2
+            for x, y in np.argwhere(near).tolist():
+                a, b = table[:, others[x]], table[:, others[y]]
+                if (x == y and make is not np.multiply) or not {others[x], others[y]} & set(moving):
+                    continue
+                if _most(a == want) or _most(b == want):
+                    continue
+                if _most(np.isclose(make(a, b), want, rtol=1e-6)):
+                    return True
     return False
 
 

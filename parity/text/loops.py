@@ -14,6 +14,8 @@ What is healthy and repeats itself is left out by what the rounds are made of (`
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity.text.counting import counts_on
+from parity.text.fields import read_fields
 from parity.text.matches import (
     BLOCK,
     FUZZY_RATE,
@@ -34,7 +37,16 @@ from parity.text.matches import (
     find_stretches,
     reach,
 )
-from parity.text.rounds import WORDS_CHANGED, Loop, counts_as_loop, lists_something_new, long_enough, varies_anywhere
+from parity.text.rounds import (
+    LASTING_REPEATS,
+    LASTING_TOKENS,
+    LOOKED_AT,
+    WORDS_CHANGED,
+    Loop,
+    counts_as_loop,
+    long_enough,
+    varies_anywhere,
+)
 from parity.text.tokens import TokenText
 
 __all__ = ["MAX_PERIOD", "Loop", "Repetition", "find_loop", "find_repetition"]
@@ -42,6 +54,15 @@ __all__ = ["MAX_PERIOD", "Loop", "Repetition", "find_loop", "find_repetition"]
 
 LEAST_STRETCH = SMOOTHED * BLOCK
 """Tokens of a stretch that is taken for the beginning of a fuzzy loop behind it."""
+
+
+_LEAST: dict[str, Callable[[int], float]] = {
+    "exact": lambda period: max(LASTING_TOKENS - period, (LASTING_REPEATS - 1) * period) - 2 * BLOCK,
+    "template": lambda period: math.inf,
+    "fuzzy": lambda period: max(LEAST_STRETCH - period, period),
+}
+"""Matching tokens of a stretch that counts although the text goes on behind it; the first round matches nothing, and
+an exact one grows by a part of a block at both ends."""
 
 
 class Repetition(NamedTuple):
@@ -61,6 +82,7 @@ def find_loop(text: TokenText) -> Loop | None:
 def find_repetition(text: TokenText) -> Repetition:
     """The loop that starts first, and the counting that was not taken for one."""
     counts = count_matches(text.codes)
+    near = best_nearby(counts)
     exacts = _candidates(text.codes, counts, text, "exact")
     exact = next(iter(_in_order([loop for loop in exacts if counts_as_loop(loop, text)])), None)
     if text.strings is None:
@@ -69,11 +91,11 @@ def find_repetition(text: TokenText) -> Repetition:
     words = count_matches(masked)
     counted: list[Loop] = []
     templates = _candidates(masked, words, text, "template")
-    other = _first([loop for loop in templates if counts_as_loop(loop, text)], text, exact, counted)
+    other = _first([loop for loop in templates if counts_as_loop(loop, text)], text, near, exact, counted)
     if other is None:
-        fuzzy = _candidates(text.codes, counts, text, "fuzzy", words)
-        other = _first([loop for loop in fuzzy if counts_as_loop(loop, text)], text, exact, counted)
-        other = other or _first(_varying(fuzzy, text), text, exact, counted)
+        fuzzy = _candidates(text.codes, near, text, "fuzzy", words)
+        other = _first([loop for loop in fuzzy if counts_as_loop(loop, text)], text, near, exact, counted)
+        other = other or _first(_varying(fuzzy, text), text, near, exact, counted)
         other = other and _from_its_beginning(other, fuzzy)
     counting = min(counted, key=lambda one: one.start, default=None)
     # Rounds that vary may come to repeat exactly: the loop began with the first of them.
@@ -86,23 +108,36 @@ def _in_order(loops: list[Loop]) -> list[Loop]:
     return sorted(loops, key=lambda loop: (loop.start // (2 * BLOCK), loop.period, loop.start))
 
 
-def _first(loops: list[Loop], text: TokenText, exact: Loop | None, counted: list[Loop]) -> Loop | None:
-    """The first loop that neither counts nor lists; those that count are added to `counted`. What a text counts before
-    it gets stuck at a number is counting: it is read up to the exact loop that follows."""
-    listed: list[Loop] = []
+def _first(
+    loops: list[Loop], text: TokenText, near: NDArray[np.uint8], exact: Loop | None, counted: list[Loop]
+) -> Loop | None:
+    """The first loop that neither counts nor fills in a form; those that count are added to `counted`. What a text
+    counts before it gets stuck at a number is counting: it is read up to the exact loop that follows."""
+    forms: list[Loop] = []
     for loop in _in_order(loops):
-        if any(_mostly_in(loop, other) for other in (*counted, *listed)):
+        if any(_mostly_in(loop, other) for other in (*counted, *forms)):
             continue
         stop = loop.end
         if exact is not None and exact.start > loop.start + 2 * loop.period:
             stop = min(stop, exact.start)
         if counts_on("".join((text.strings or ())[loop.start : stop])):
             counted.append(loop)
-        elif lists_something_new(loop, text):
-            listed.append(loop)
+        elif _fills_a_form(loop, text, near):
+            forms.append(loop)
         else:
             return loop
     return None
+
+
+def _fills_a_form(loop: Loop, text: TokenText, near: NDArray[np.uint8]) -> bool:
+    """Whether its rounds say something in their fields. A round that is several lines of one form is read by lines."""
+    if loop.kind == "exact":
+        return False
+    inside = near[: loop.period, loop.start // BLOCK + 1 : loop.end // BLOCK]
+    lines = np.flatnonzero(inside.mean(1) >= FUZZY_RATE * BLOCK) if inside.shape[1] else []
+    period = int(lines[0]) + 1 if len(lines) else loop.period
+    found = read_fields(text, slice(loop.start, min(loop.end, loop.start + LOOKED_AT)), period)
+    return found is not None and found.say_something
 
 
 def _mostly_in(loop: Loop, other: Loop) -> bool:
@@ -124,10 +159,11 @@ def _from_its_beginning(loop: Loop, loops: list[Loop]) -> Loop:
 
 
 def _varying(loops: list[Loop], text: TokenText) -> list[Loop]:
-    """Those whose words vary anywhere; of each stretch the one with the smallest period is looked at."""
+    """Those whose words vary anywhere; of each stretch the smallest of periods near each other is looked at. A round
+    that is lines of a table is like itself at the distance of a few lines too, and a loop only at its own."""
     seen: list[Loop] = []
     for loop in sorted(filter(long_enough, loops), key=lambda one: one.period):
-        if not any(_mostly_in(loop, other) for other in seen):
+        if not any(loop.period <= one.period + 2 * reach(one.period) and _mostly_in(loop, one) for one in seen):
             seen.append(loop)
     return [loop for loop in seen if varies_anywhere(loop, text)]
 
@@ -139,12 +175,11 @@ def _candidates(
     kind: str,
     words: NDArray[np.uint8] | None = None,
 ) -> list[Loop]:
-    """words: the matches once numbers are taken as equal, for a fuzzy loop."""
+    """counts: matches of `codes`, the best nearby for a fuzzy loop. words: those once numbers are taken as equal, for a
+    fuzzy loop."""
     rate = FUZZY_RATE if kind == "fuzzy" else 1.0
-    if kind == "fuzzy":
-        counts = best_nearby(counts)
     found = []
-    for period, first, last in find_stretches(counts, rate):
+    for period, first, last in find_stretches(counts, rate, least=_LEAST[kind]):
         if kind == "fuzzy":
             share = float(counts[period - 1, first : last + 1].mean() / BLOCK)
             stop = (last + 1) * BLOCK

@@ -5,6 +5,7 @@ For every lag up to MAX_PERIOD the tokens that equal the one `lag` before are co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +48,16 @@ def best_nearby(counts: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return best
 
 
-def find_stretches(counts: NDArray[np.uint8], rate: float) -> list[tuple[int, int, int]]:
-    """(period, first block, last block) of every run of at least two blocks that match at that rate."""
+NEAR_END = 3
+"""Blocks before the end up to which a stretch may go on to it: what remains of the text, one that matches in part, and
+the tail that a loop cut short leaves."""
+
+
+def find_stretches(
+    counts: NDArray[np.uint8], rate: float, *, least: Callable[[int], float]
+) -> list[tuple[int, int, int]]:
+    """(period, first block, last block) of every run of at least two blocks that match at that rate and that comes near
+    the end of the text, or is at least `least(period)` tokens long: a text of many records has very many others."""
     good = counts >= rate * BLOCK
     if rate < 1.0 and counts.shape[1] >= SMOOTHED:
         # A block or two that fit badly do not end a loop: of SMOOTHED blocks together the rate is asked, and of a whole
@@ -67,9 +76,10 @@ def find_stretches(counts: NDArray[np.uint8], rate: float) -> list[tuple[int, in
     found = []
     for lag in np.flatnonzero((good[:, 1:] & good[:, :-1]).any(1)).tolist():
         edges = np.flatnonzero(np.diff(np.concatenate([[0], good[lag].view(np.int8), [0]])))
-        for first, stop in edges.reshape(-1, 2).tolist():
-            if stop - first >= 2:
-                found.append((lag + 1, first, stop - 1))
+        runs = edges.reshape(-1, 2)
+        length = runs[:, 1] - runs[:, 0]
+        kept = (length >= 2) & ((length * BLOCK >= least(lag + 1)) | (runs[:, 1] >= counts.shape[1] - NEAR_END))
+        found += [(lag + 1, first, stop - 1) for first, stop in runs[kept].tolist()]
     return found
 
 
@@ -104,7 +114,7 @@ def measure_variation(codes: NDArray[np.int32], period: int) -> Variation:
     codes: [N] of the loop alone. The first two rounds and the last have too few beside them to tell, and are left out;
     of fewer than four rounds nothing is looked at.
     """
-    (one, lags), (two, _) = (_same(codes, times * period, times * reach(period)) for times in (1, 2))
+    (one, lags), (two, _) = (same_before(codes, times * period, times * reach(period)) for times in (1, 2))
     inside = slice(2 * period, max(len(codes) - period - reach(period), 2 * period))
     differ = np.flatnonzero(~one[inside]) + 2 * period
     if not len(differ):
@@ -113,7 +123,7 @@ def measure_variation(codes: NDArray[np.int32], period: int) -> Variation:
     return Variation(differ, inside, float((two[differ] | two[later]).mean()))
 
 
-def _same(codes: NDArray[np.int32], lag: int, wander: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def same_before(codes: NDArray[np.int32], lag: int, wander: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """[N], whether each token equals the one about `lag` before, and [N], the lag that suits its neighbourhood best."""
     lags = np.arange(max(lag - wander, 1), min(lag + wander, len(codes) - 1) + 1)
     table = np.zeros((len(lags), len(codes)), bool)

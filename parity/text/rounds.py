@@ -3,8 +3,8 @@
 Healthy text repeats itself too: tables, code, refrains. What tells a loop from these: it fills the text to its end or
 goes on for very long; and where numbers or words vary it repeats running prose, three words in a row and most of the
 tokens words, which tables, lists, records and code do not; or its words vary anywhere, now here and now there, where
-records vary in their fields. These limits are conventions, held by the texts in tests/text; a report gives the loop's
-own numbers beside them.
+records vary in their fields (`fields`). These limits are conventions, held by the texts in tests/text; a report gives
+the loop's own numbers beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.text.matches import measure_variation
+from parity.text.fields import read_fields
+from parity.text.matches import ROUND_RATE, measure_variation
 from parity.text.numbers import read_numbers
 from parity.text.tokens import TokenText
 
@@ -49,13 +50,12 @@ and a list of zeros that is closed is a list."""
 LASTING_TOKENS, LASTING_REPEATS = 256, 8.0
 """Of an exact loop that ends before the text does."""
 
+SURE = 10.0
+"""Bits by which a text is shorter described as one that varies anywhere: odds of a thousand to one against a form."""
+
 EXCEPTIONS = 0.7
 """Share of the words that vary which are exceptions from what the rounds around agree on, in a loop; a field that
 holds one of five values looks like one in 44 of 100 rounds, a field of three in 75."""
-
-NEW_WORDS, NEW = 1 / 6, 0.4
-"""Of the words of a list of sentences, those that are others in each round, and of these the ones that are no
-repetition: `Saint Luke, pray for us.` has one new word in five, and a field may be filled in at two places."""
 
 LOOKED_AT = 4096
 """Tokens of a loop in which exceptions are counted."""
@@ -99,24 +99,15 @@ def counts_as_loop(loop: Loop, text: TokenText) -> bool:
 
 
 def varies_anywhere(loop: Loop, text: TokenText) -> bool:
-    """Whether a fuzzy loop, of prose or not, has words in rows, and what varies in it are exceptions and no fields."""
+    """Whether what varies in a fuzzy loop, of prose or not, are words anywhere, and no fields of a form."""
+    fields = read_fields(text, slice(loop.start, min(loop.end, loop.start + LOOKED_AT)), loop.period)
+    if fields is not None and fields.gain <= -SURE:
+        # Lists of single names repeat their marks and blanks, and no word.
+        return fields.worded and fields.share <= 1 - ROUND_RATE
     twice = slice(loop.start, loop.start + 2 * loop.period)
-    if text.strings is None or not _words_in_rows(text, twice):
+    if text.strings is None or not _words_in_rows(text, twice) or (fields is not None and fields.gain > 0):
         return False
     return measure_variation(_part(loop, text), loop.period).exceptions >= EXCEPTIONS
-
-
-def lists_something_new(loop: Loop, text: TokenText) -> bool:
-    """Whether a fuzzy loop is a list of sentences: fields that hold other words in each round, and many of them."""
-    if loop.kind != "fuzzy":
-        return False
-    part = _part(loop, text)
-    found = measure_variation(part, loop.period)
-    is_word = text.is_word[loop.start : loop.start + len(part)]
-    words = found.differ[is_word[found.differ]]
-    new = len(np.unique(part[words])) >= NEW * len(words)
-    many = len(words) >= NEW_WORDS * int(is_word[found.looked_at].sum())
-    return len(words) > 0 and new and many and found.exceptions < 1 - EXCEPTIONS
 
 
 def _part(loop: Loop, text: TokenText) -> NDArray[np.int32]:
