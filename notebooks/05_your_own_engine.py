@@ -83,7 +83,7 @@ for number, capture in enumerate(dumped.captures):
     layer = -1 if capture.layer is None else capture.layer
     sizes = " ".join(map(str, array.shape))
     lines.append(f"tensor {capture.stage} {layer} {capture.dtype} {expert_rows} {number}.bin {sizes}")
-(tensors / "index.txt").write_text("\n".join(lines) + "\n")
+_ = (tensors / "index.txt").write_text("\n".join(lines) + "\n")
 
 # %%
 sdk, compiler = FIXTURES.parent / "sdk", shutil.which("cc") or shutil.which("gcc")
@@ -143,7 +143,7 @@ content = {
     },
 }  # fmt: skip
 path = Path(work.name) / "map.json"
-path.write_text(json.dumps(content, indent=1))
+_ = path.write_text(json.dumps(content, indent=1))
 imported = import_dump(dump, read_map(path), Path(work.name) / "trace")
 assert verify_trace(Path(work.name) / "trace").complete
 

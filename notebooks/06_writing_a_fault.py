@@ -60,7 +60,7 @@ FAULTS = [
 ]
 '''
 path = folder / "scale.py"
-path.write_text(source.lstrip())
+_ = path.write_text(source.lstrip())
 
 # %% [markdown]
 # ## Is it a fault that fits?
@@ -75,7 +75,7 @@ fault.truth
 
 # %%
 typo = source.lstrip().replace("grouped_gemm_fp8", "grouped_gem_fp8").replace("up_scale", "down_scale")
-(folder / "typo.py").write_text(typo)
+_ = (folder / "typo.py").write_text(typo)
 [str(problem) for problem in load_faults(folder).problems]
 
 # %% [markdown]

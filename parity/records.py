@@ -318,7 +318,7 @@ class Comparison(Displayed):
             )
 
     def __repr__(self) -> str:
-        over = "" if self.over_floor is None else f", {self.over_floor:.3g} of its gate"
+        over = "" if self.over_floor is None else f", {_multiple(self.over_floor)} of its gate"
         where = f" at {self.worst[0].where}" if self.worst and over else ""
         why = f": {self.reason}" if self.reason else ""
         return f"Comparison({self.name}, {self.phase}, {self.mode}: {self.verdict.value}{over}{where}{why})"
@@ -349,7 +349,7 @@ class Summary(Displayed):
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts.items()) or "nothing was compared"
         worst = max((c for c in self.comparisons if c.over_floor is not None), key=_score, default=None)
-        most = "" if worst is None else f"; the worst {worst.name}, {worst.over_floor:.3g} of its gate"
+        most = "" if worst is None else f"; the worst {worst.name}, {_multiple(worst.over_floor)} of its gate"
         return f"Summary({len(self.comparisons)} comparisons: {counts}{most})"
 
     @property
@@ -400,7 +400,7 @@ class Finding(Displayed):
         layers = f" of layers {', '.join(map(str, self.layers))}" if self.layers else ""
         where = f", {self.stage}{layers}" if self.stage else ""
         why = f": {self.cause}" if self.cause else ""
-        over = "" if self.over_floor is None else f", {self.over_floor:.3g} of its gate"
+        over = "" if self.over_floor is None else f", {_multiple(self.over_floor)} of its gate"
         proved = ", proved" if self.proof.get("proved") else ""
         return f"Finding({self.verdict}{where}{why}{over}{proved})"
 
@@ -428,3 +428,8 @@ def as_json(record: Any) -> Any:
     if isinstance(record, float) and (record != record or record in (float("inf"), float("-inf"))):
         return repr(record)
     return record
+
+
+def _multiple(value: float | None) -> str:
+    """A score for a reader: 0.994, 283, 3432."""
+    return "?" if value is None else f"{value:.3g}" if not 1000 <= value < 1e6 else f"{value:.0f}"
