@@ -18,6 +18,9 @@ from parity.trace.shard import BY_NAME
 
 FORMAT = "parity-trace"
 VERSION = 1
+MOST_LAYERS = 4096
+"""A reader lists the sites of all layers, captured or not: a number in a header must not decide on its memory. No
+model in use has a tenth of it."""
 SHARD_NAME = re.compile(r"shard-[0-9]{5,9}\.safetensors")
 # Keys of a capture line that are fields of Capture, with what each must be.
 _CAPTURE_KEYS = ("stage", "layer", "phase", "step", "chunk", "axes", "dtype", "shape")
@@ -57,8 +60,8 @@ def parse_run(value: Any, place: str) -> Run:
     names = _list_of(run["request_names"], f"{place}.request_names", f"{len(requests)} names", _is_text)
     if len(names) != len(requests):
         raise _refuse(f"{place}.request_names", f"{len(requests)} names", names)
-    if not is_count(run["layers"]):
-        raise _refuse(f"{place}.layers", "a number of layers", run["layers"])
+    if not is_count(run["layers"]) or run["layers"] > MOST_LAYERS:
+        raise _refuse(f"{place}.layers", f"a number of layers, at most {MOST_LAYERS}", run["layers"])
     declared = _list_of(run.get("declared", []), f"{place}.declared", "pairs of layer (or null) and stage", _is_site)
     for name in ("hyper", "flags"):
         if not isinstance(run.get(name, {}), dict):

@@ -79,6 +79,7 @@ NONSENSE: list[tuple[int, str, Any, str]] = [
     (0, "run.requests", [[1, -2], [3]], "run.requests"),
     (0, "run.request_names", ["a"], "2 names"),
     (0, "run.layers", -1, "run.layers"),
+    (0, "run.layers", 10**9, "at most 4096"),
     (0, "run.declared", [[0, "moe.gaet"]], "run.declared"),
     (0, "run.declared", [[0, ["moe.gate"]]], "run.declared"),
     (0, "run.recipe", {"name": "bf16"}, "weights"),
