@@ -1,8 +1,10 @@
-"""Is one expert scaled inside vLLM found, and where? The engine before and after, against HF, over the floor.
+"""Is one expert scaled inside vLLM found, placed, named and proved? The comparison and the climb, before and after.
 
-    PYTHONPATH=.:kernels:oracles python benchmarks/vllm_fault.py --layer 2 --expert 5 --factor 1.05 --out FILE
+    PYTHONPATH=.:kernels:oracles python benchmarks/vllm_fault.py --dtype bfloat16 --layer 2 --expert 5 --factor 1.05 \
+        --out FILE --climb FOLDER
 
-The factor goes into the expert's down projection as vLLM holds it in memory; the files are not touched.
+The factor goes into the expert's down projection as vLLM holds it in memory; the files are not touched, and neither the
+comparison nor the investigation is told. --climb keeps two investigations, `healthy` and `faulty`.
 """
 
 from __future__ import annotations
@@ -12,64 +14,107 @@ import json
 from pathlib import Path
 from typing import Any
 
+from parity.climb import Case, Investigation, investigate
 from parity.compare import Outcome
 from parity.demo import FIXTURES
 from parity.floor import Floor
 from parity.promptfile import read_prompt
-from parity.records import as_json
+from parity.records import Summary, as_json
 from parity.runner import Request, open_runner
 from parity_oracles.vllm.compare import Compared, compare_engine
 
 PARAMETER = "model.layers.{layer}.mlp.experts.routed_experts.w2_weight"
+FLOORS = {"float32": "fp32.json", "bfloat16": "bf16_vllm.json"}
 
 
 def told(found: Compared, floor: Floor) -> dict[str, Any]:
-    """What a comparison says: verdicts, the worst site, and the first that diverged with its slices."""
+    """What a comparison says: verdicts, the worst site, and the first that diverged with its slices; of whole passes,
+    and of each stage on the engine's own inputs."""
     outcome = Outcome(found.summary, floor, found.sut.run.family)
     first = outcome.first if found.summary.diverged else None
     return {
-        "verdicts": found.summary.verdicts,
-        "exit_code": outcome.exit_code,
-        "worst_over_floor": found.summary.worst_over_floor,
+        "exit_code": 1 if found.added else outcome.exit_code,
         "router_flips": {str(layer): list(counts) for layer, counts in found.flips.items()},
-        "first": None if first is None else {"name": first.name, "phase": first.phase, "slices": as_json(first.worst)},
-    }
+        "whole_passes": {**_counted(found.summary), "first": _site(first)},
+        "own_inputs": None if found.isolated is None else {
+            **_counted(found.isolated), "added": [_site(one) for one in found.added]
+        },
+    }  # fmt: skip
+
+
+def _counted(summary: Summary) -> dict[str, Any]:
+    return {"verdicts": summary.verdicts, "worst_over_floor": summary.worst_over_floor}
+
+
+def _site(one: Any) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {"name": one.name, "phase": one.phase, "over_floor": one.over_floor, "slices": as_json(one.worst)}
+
+
+def climbed(found: Investigation) -> dict[str, Any]:
+    """What an investigation came to: its finding, the proof, and how each rung ended."""
+    finding = found.finding
+    return {
+        "verdict": finding.verdict, "sentence": finding.sentence, "stage": finding.stage,
+        "layers": list(finding.layers), "slice": as_json(finding.slice), "cause": finding.cause,
+        "over_floor": finding.over_floor, "proof": as_json(finding.proof),
+        "others": [one.sentence for one in found.others],
+        "rungs": [
+            {"rung": one.number, "name": one.name, "status": str(one.status), "said": one.sentence,
+             "seconds": one.seconds}
+            for one in found.results
+        ],
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=FIXTURES / "models" / "moe-tiny")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--floor", type=Path, default=FIXTURES / "floors" / "fp32.json")
+    parser.add_argument("--dtype", choices=sorted(FLOORS), default="float32")
+    parser.add_argument("--floor", type=Path, help="default: the shipped one of that dtype")
     parser.add_argument("--layer", type=int, default=2)
     parser.add_argument("--expert", type=int, default=5)
     parser.add_argument("--factor", type=float, default=1.05)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=192)
+    parser.add_argument("--climb", type=Path, help="folder for the investigations; without, none is made")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
+    asked.floor = asked.floor or FIXTURES / "floors" / FLOORS[asked.dtype]
     files = sorted((FIXTURES / "prompts").glob("short-*.json"))[:2]
     prompts = [read_prompt(file) for file in files]
     requests = [Request(prompt.name, prompt.ids[: asked.tokens]) for prompt in prompts]
     floor, oracle = Floor.load(asked.floor), open_runner(f"hf:{asked.model}")
-    with open_runner(f"vllm:{asked.model}", dtype=asked.dtype, max_model_len=256) as engine:
-        healthy = compare_engine(oracle=oracle, sut=engine, requests=requests, floor=floor)
+    case = Case(
+        f"vllm:{asked.model}", f"hf:{asked.model}", requests[0], second=requests[1], emulation=f"recipe:{asked.model}",
+        floor=str(asked.floor), sut_options={"dtype": asked.dtype}, model=str(asked.model),
+    )  # fmt: skip
+    content: dict[str, Any] = {}
+    with open_runner(f"vllm:{asked.model}", dtype=asked.dtype, max_model_len=512) as engine:
+
+        def examine(name: str) -> Compared:
+            found = compare_engine(oracle=oracle, sut=engine, requests=requests, floor=floor, isolated=True)
+            content[name] = told(found, floor)
+            print(name, json.dumps(found.summary.verdicts), [one.name for one in found.added], flush=True)
+            if asked.climb is not None:
+                ended = investigate(case, asked.climb / name, sut=engine, oracle=oracle)
+                content[name]["investigation"] = climbed(ended)
+                print(ended.finding.sentence, ended.finding.proof, flush=True)
+            return found
+
+        run = examine("healthy").sut.run
         engine.scale_parameter(PARAMETER.format(layer=asked.layer), asked.expert, asked.factor)
-        faulty = compare_engine(oracle=oracle, sut=engine, requests=requests, floor=floor)
-    run = healthy.sut.run
-    content = {
+        examine("faulty")
+    head = {
         "planted": {"layer": asked.layer, "stage": "moe.down", "expert": asked.expert, "factor": asked.factor},
         "recipe": run.recipe.name,
         "floor": asked.floor.name,
         "prompts": {name: len(ids) for name, ids in zip(run.request_names, run.requests, strict=True)},
         "environment": as_json(run.environment),
         "flags": as_json(run.flags),
-        "healthy": told(healthy, floor),
-        "faulty": told(faulty, floor),
     }
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(as_json(content), indent=1) + "\n")
-    for name in ("healthy", "faulty"):
-        print(name, json.dumps(content[name]["verdicts"]), (content[name]["first"] or {}).get("name", ""))
+    asked.out.write_text(json.dumps(as_json({**head, **content}), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 from parity.errors import RunnerError
-from parity_oracles.vllm.packing import Packed, Packing
+from parity_oracles.vllm.inside import Inside
 
 SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core in this process: hooks must reach the model
@@ -32,7 +31,7 @@ def is_installed() -> bool:
     return find_spec("vllm") is not None
 
 
-class Engine:
+class Engine(Inside):
     """vLLM's `LLM` with its inside at hand. One GPU or the CPU; the model in this process.
 
     arguments: of `vllm.LLM`. Raises RunnerError where vLLM is missing or its model lies in another process.
@@ -62,7 +61,7 @@ class Engine:
                 f"{len(found)} workers here",
                 "Leave VLLM_ENABLE_V1_MULTIPROCESSING at 0 and tensor_parallel_size at 1.",
             )
-        self._runner = found[0].model_runner
+        super().__init__(found[0].model_runner)
         self._chunk: int | None = None
         self._most = 0
 
@@ -128,29 +127,10 @@ class Engine:
     def _core(self) -> Any:
         return self.llm.llm_engine
 
-    @cached_property
-    def model(self) -> Any:
-        return self._runner.get_model()
-
     @property
     def config(self) -> Any:
         """vLLM's configuration as it is in force."""
         return self._core.vllm_config
-
-    @property
-    def version(self) -> str:
-        return str(import_module("vllm").__version__)
-
-    @property
-    def runner_kind(self) -> str:
-        """Which of vLLM's model runners it is, for the trace."""
-        return f"{type(self._runner).__module__}.{type(self._runner).__name__}"
-
-    @contextmanager
-    def packed(self) -> Iterator[Callable[[], Packed]]:
-        """Within it, the function given says at any moment of a forward pass how its batch is packed."""
-        with Packing(self._runner).watched() as now:
-            yield now
 
     def close(self) -> None:
         """End the engine and let go of its memory."""

@@ -17,7 +17,7 @@ class Packed:
 
 
 class Packing:
-    """The packing of one model runner. prompts: ids of the prompts that came in while it was watched, by name."""
+    """The packing of one model runner. prompts: ids of those that came in while it was last watched, by name."""
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
@@ -28,6 +28,7 @@ class Packing:
     def watched(self) -> Iterator[Callable[[], Packed]]:
         """Within it, the function given says at any moment of a forward pass how its batch is packed."""
         runner, packed = self._runner, Packed()
+        self.prompts = {}
         undo: list[Callable[[], None]] = []
         execute = runner.execute_model
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from parity.probes import Recorder
 from parity.runner import CapturePlan, Request, Schedule
 from parity.trace import Trace
 from parity_oracles.vllm.batch import Batch, Feeding, Progress, read_batch
-from parity_oracles.vllm.packing import Packed, Packing
+from parity_oracles.vllm.inside import Inside
+from parity_oracles.vllm.packing import Packed
 from parity_oracles.vllm.runner import VllmRunner
 from parity_oracles.vllm.tap import Step, Told
 
@@ -110,21 +110,12 @@ class Session:
         return found
 
 
-class Served:
+class Served(Inside):
     """The engine of a server as the runner sees it, from inside its worker."""
 
     def __init__(self, worker: Any) -> None:
-        self._runner = worker.model_runner
-        self.model = self._runner.get_model()
+        super().__init__(worker.model_runner)
         self.config = worker.vllm_config
-
-    @property
-    def version(self) -> str:
-        return str(import_module("vllm").__version__)
-
-    @property
-    def runner_kind(self) -> str:
-        return f"{type(self._runner).__module__}.{type(self._runner).__name__}"
 
 
 class Capturing:
@@ -137,9 +128,9 @@ class Capturing:
         engine: Any = Served(self)
         eager = bool(engine.config.model_config.enforce_eager)
         runner = VllmRunner(str(engine.config.model_config.model), engine, eager=eager, apart=True)
-        packing, stack = Packing(engine._runner), ExitStack()
-        packed = stack.enter_context(packing.watched())
-        session = Session(runner, packed, lambda name: packing.prompts.get(name, ()))
+        stack = ExitStack()
+        packed = stack.enter_context(engine.packed())
+        session = Session(runner, packed, lambda name: engine.packing.prompts.get(name, ()))
         session.start()
         self._parity = session, stack, Path(folder)
         return f"capturing {len(runner.sites)} sites"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from parity_oracles.vllm.engine import Engine
+from parity_oracles.vllm.inside import Inside
 
 
 class FirstGeneration:
@@ -34,8 +35,8 @@ class SecondGeneration:
 
 @pytest.mark.parametrize("kind", [FirstGeneration, SecondGeneration])
 def test_the_batch_of_the_step_in_progress(kind: Any):
-    engine = object.__new__(Engine)
-    runner = engine._runner = kind()
+    runner = kind()
+    engine = Inside(runner)
     scheduled = SimpleNamespace(num_scheduled_tokens={"a": 5, "b": 1})
     seen: list[Any] = []
     with engine.packed() as packed:
