@@ -77,6 +77,10 @@ def main() -> None:
     parser.add_argument("--expert", type=int, default=5)
     parser.add_argument("--factor", type=float, default=1.05)
     parser.add_argument("--tokens", type=int, default=192)
+    parser.add_argument(
+        "--calibrate", type=Path, action="append", default=[],
+        help="prompts of a floor that each investigation makes for itself, in place of --floor"
+    )  # fmt: skip
     parser.add_argument("--climb", type=Path, help="folder for the investigations; without, none is made")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
@@ -87,7 +91,8 @@ def main() -> None:
     floor, oracle = Floor.load(asked.floor), open_runner(f"hf:{asked.model}")
     case = Case(
         f"vllm:{asked.model}", f"hf:{asked.model}", requests[0], second=requests[1], emulation=f"recipe:{asked.model}",
-        floor=str(asked.floor), sut_options={"dtype": asked.dtype}, model=str(asked.model),
+        floor=None if asked.calibrate else str(asked.floor), calibrate=tuple(map(str, asked.calibrate)),
+        sut_options={"dtype": asked.dtype}, model=str(asked.model),
     )  # fmt: skip
     content: dict[str, Any] = {}
     with open_runner(f"vllm:{asked.model}", dtype=asked.dtype, max_model_len=512) as engine:

@@ -246,9 +246,14 @@ class Run:
 
     @property
     def unobservable(self) -> frozenset[str]:
-        """Stages that the engine says it cannot show, whatever is asked: `flags["unobservable"]`, name to reason."""
+        """Stages that the engine says it cannot show, whatever is asked."""
+        return frozenset(self.hidden)
+
+    @property
+    def hidden(self) -> dict[str, str]:
+        """The same with the engine's reason: `flags["unobservable"]`."""
         said = self.flags.get("unobservable")
-        return frozenset(said) if isinstance(said, Mapping) else frozenset()
+        return {str(name): str(why) for name, why in said.items()} if isinstance(said, Mapping) else {}
 
 
 @dataclass(frozen=True)
@@ -330,10 +335,14 @@ def _score(record: Comparison) -> float:
 
 @dataclass(frozen=True)
 class Summary(Displayed):
-    """All comparisons of two runs. It cannot exist unless every declared probe is accounted for exactly once."""
+    """All comparisons of two runs. It cannot exist unless every declared probe is accounted for exactly once.
+
+    unobservable: stages that an engine says it cannot show, with its reason; they are not among the declared.
+    """
 
     declared: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
+    unobservable: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         found, wanted = Counter(c.name for c in self.comparisons), Counter(self.declared)

@@ -15,7 +15,9 @@
 #ifndef PARITY_TRACE_H
 #define PARITY_TRACE_H
 
-#if defined(PARITY_TRACE_IMPLEMENTATION) && !defined(_GNU_SOURCE) && !defined(_POSIX_C_SOURCE)
+/* Strict ISO C declares no POSIX. Elsewhere (gnu11, C++) it is there, and this name alone would take the rest away. */
+#if defined(PARITY_TRACE_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_GNU_SOURCE) && \
+    !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
 #if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)

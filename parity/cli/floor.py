@@ -33,6 +33,9 @@ def calibrate(
     perturb: Annotated[
         bool, typer.Option("--perturb", help="Without FP32: the spread of one rounding of the inputs.")
     ] = False,
+    hide: Annotated[
+        list[str] | None, typer.Option(help="Stage inside one of the engine's kernels, as moe.gate; repeatable.")
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Of torch; more than one pays on models of some thousand columns only.")
     ] = 1,
@@ -58,6 +61,7 @@ def calibrate(
         longest=longest,
         keep=samples,
         perturb=perturb,
+        hide=hide or (),
         on_step=_tell,
     )
     made.save(out)

@@ -26,7 +26,7 @@ from parity.ladder.replay_trace import OTHER_WEIGHTS
 from parity.process_runner import OnStep, ProcessRunner
 from parity.reading import read_record
 from parity.records import Finding, Summary, as_json
-from parity.runner import open_runner
+from parity.runner import CapturePlan, Request, open_runner
 from parity.trace import capture_environment
 
 FLOOR = "floor.json"
@@ -172,10 +172,22 @@ def made_floor(bench: Bench) -> Floor:
         requests = read_calibration([Path(one) for one in bench.case.calibrate], besides=bench.case.request.name)
         model = bench.case.oracle.partition(":")[2]
         floor = calibrate_recipe(
-            bench.info.recipe.name, model, requests, longest=len(bench.case.request.ids), on_step=bench.tell
-        )
+            bench.info.recipe.name, model, requests, longest=len(bench.case.request.ids), hide=hidden_stages(bench),
+            on_step=bench.tell,
+        )  # fmt: skip
         floor.save(path)
     return Floor.load(path)
+
+
+def hidden_stages(bench: Bench) -> frozenset[str]:
+    """Stages that the engine has inside its kernels; empty where it hides whole layers, whose floor is that of what it
+    shows. Asked by one id, before any rung runs."""
+    if bench.sut is None:
+        said = bench.run.unobservable
+    else:
+        first = Request("first id", bench.case.request.ids[:1])
+        said = bench.engine.forward([first], capture=CapturePlan(stages=("logits",))).run.unobservable
+    return frozenset() if "resid.out" in said else said
 
 
 def require_related(bench: Bench) -> None:

@@ -147,6 +147,7 @@ class Outcome:
                 "in_order_of": self.order,
             },
             "power": as_json(self.power),
+            "unobservable": dict(self.summary.unobservable),
             "next_step": self.next_step,
             "comparisons": as_json(self.summary.comparisons),
         }

@@ -95,6 +95,8 @@ def show_outcome(outcome: Outcome, console: Console, *, top: int = 20) -> None:
     line("Floor", outcome.floor_words)
     if outcome.power_words:
         line("Power", outcome.power_words)
+    for stage, why in outcome.summary.unobservable.items():
+        line("Not shown", f"{stage}: {why}")
     first = outcome.first
     if first is not None:
         what = "First divergence" if first.verdict.faulty else "First difference"

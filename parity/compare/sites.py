@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,16 +111,28 @@ class TracePair:
         )
 
     def declared(self) -> list[tuple[int | None, str]]:
-        """Sites that either side declared or captured, in the order in which they are computed."""
+        """Sites that either side declared or captured, in the order in which they are computed; but for those that the
+        other side says it cannot show."""
         sides = (self.oracle, self.sut)
-        sites = {site for side in sides for site in side.run.declared}
-        sites |= {(capture.layer, capture.stage) for side in sides for capture in side.captures}
+        own = [{*side.run.declared, *((c.layer, c.stage) for c in side.captures)} for side in sides]
+        sites = {
+            site
+            for mine, others, other in ((own[0], own[1], self.sut), (own[1], own[0], self.oracle))
+            for site in mine
+            if site in others or site[1] not in other.run.unobservable
+        }
         graph = [(at, stage.name) for at, stage in self.family.sites(self.sut.run.layers)]
         if not graph:
             graph = list(dict.fromkeys((c.layer, c.stage) for side in (self.sut, self.oracle) for c in side.captures))
         order = {site: n for n, site in enumerate(graph)}
         last = len(order)
         return sorted(sites, key=lambda s: (order.get(s, last), -1 if s[0] is None else s[0], s[1]))
+
+    def unobservable(self, sites: Sequence[tuple[int | None, str]]) -> dict[str, str]:
+        """Stages that a side says it cannot show, with its reason, but for those of `sites`."""
+        compared = {stage for _, stage in sites}
+        said = {**self.oracle.run.hidden, **self.sut.run.hidden}
+        return {stage: why for stage, why in said.items() if stage not in compared}
 
     def site(self, layer: int | None, stage: str) -> SitePair | Comparison:
         """The paired rows of a site, or a comparison record saying why there are none."""

@@ -57,7 +57,8 @@ def compare_traces(
             progress(site_name(layer, stage))
         comparisons += _compare_site(pair, layer, stage)
     phases = pair.phases()
-    return Summary(tuple(site_name(*site) for site in wanted for _ in phases), tuple(comparisons))
+    names = tuple(site_name(*site) for site in wanted for _ in phases)
+    return Summary(names, tuple(comparisons), pair.unobservable(pair.declared()))
 
 
 def sample_traces(

@@ -109,7 +109,8 @@ def compare_contents(
     summary = compare_stored(oracle=a, sut=b, floor=own)
     other = {name for name in {*a} & {*b} if a[name].dtype != b[name].dtype} if same_dtype else set()
     words = {name: f"golden {a[name].dtype}, now {b[name].dtype}" for name in other}
-    return Summary(summary.declared, tuple(_refuse_dtype(r, words.get(r.name)) for r in summary.comparisons))
+    records = tuple(_refuse_dtype(r, words.get(r.name)) for r in summary.comparisons)
+    return Summary(summary.declared, records, summary.unobservable)
 
 
 def stored_form(tensors: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
@@ -123,7 +124,8 @@ def stored_form(tensors: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
 
 def refuse_blind(summary: Summary, limits: Limits) -> Summary:
     """Records that were cleared by a limit under which a tensor of zeros would pass become NO_POWER."""
-    return Summary(summary.declared, tuple(_sighted(record, limits) for record in summary.comparisons))
+    records = tuple(_sighted(record, limits) for record in summary.comparisons)
+    return Summary(summary.declared, records, summary.unobservable)
 
 
 def _sighted(record: Comparison, limits: Limits) -> Comparison:
@@ -152,7 +154,7 @@ def _compare_traces(golden: Trace, actual: Trace, floor: GoldenFloor, same_dtype
         record = by_dtype.get(dtypes.get(site, ""), default).comparisons[at]
         changed = same_dtype and site in now and dtypes.get(site, now[site]) != now[site]
         records.append(_refuse_dtype(record, f"golden {dtypes[site]}, now {now[site]}" if changed else None))
-    return Summary(default.declared, tuple(records))
+    return Summary(default.declared, tuple(records), default.unobservable)
 
 
 def _refuse_dtype(record: Comparison, words: str | None) -> Comparison:

@@ -18,6 +18,17 @@ def unit(dtype: torch.dtype) -> float:
     return _UNIT.get(dtype, 2.0**-4)
 
 
+def unit_held(tensor: torch.Tensor) -> float:
+    """Unit roundoff of what `tensor` was rounded to: of a 16-bit dtype that holds every element, else of its own.
+
+    An engine may round to BF16 and go on in FP32. Values that were not rounded lie on BF16's grid one in 2^16.
+    """
+    if tensor.dtype not in (torch.float32, torch.float64) or not tensor.numel():
+        return unit(tensor.dtype)
+    held = [dtype for dtype in (torch.bfloat16, torch.float16) if bool((tensor == tensor.to(dtype)).all())]
+    return max(unit(dtype) for dtype in (tensor.dtype, *held))
+
+
 def unproven(over: torch.Tensor) -> torch.Tensor:
     """Distances over their bound, with NaN as infinitely far: a rule that could not be evaluated does not hold."""
     over = over.double()

@@ -11,7 +11,7 @@ import torch
 from parity.align import Aligned, align
 from parity.invariance.norms import head_norms, layer_norms
 from parity.invariance.record import Invariance, Outcome, not_run
-from parity.invariance.rules import Breach, unit, unproven
+from parity.invariance.rules import Breach, unit, unit_held, unproven
 from parity.invariance.subject import Subject
 from parity.records import Site, Slice, site_name
 from parity.stages import family
@@ -26,12 +26,13 @@ Rule = Callable[[Trace, int, dict], "Iterator[Breach | None]"]
 def routing_weights(trace: Trace, layer: int, hyper: dict) -> Iterator[Breach | None]:
     """Routing weights of a token sum to 1 when they are renormalized, else to at most 1; none is negative.
 
-    Bound: each of the S weights was rounded once and their sum divided by once: (2 S + 2) u of the weights' dtype.
+    Bound: each of the S weights was rounded once and their sum divided by once: (2 S + 2) u of the weights' dtype; of
+    the dtype that they were rounded to, where a wider one holds them.
     """
     for one in _requests(trace, "moe.topk_weights", layer):
         weights = one.tensor.double()
         total = weights.sum(1)
-        allowed = (2 * weights.shape[1] + 2) * unit(one.tensor.dtype)
+        allowed = (2 * weights.shape[1] + 2) * unit_held(one.tensor)
         off = (total - 1).abs() if hyper.get("norm_topk_prob") else (total - 1).clamp_min(0)
         off = torch.where((weights < 0).any(1), torch.inf, off)
         yield Breach.of(one, off / allowed, "routing weights sum to 1", worst=float(total[off.argmax()]))

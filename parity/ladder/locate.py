@@ -39,10 +39,10 @@ def locate(
         return Finding(
             verdict="clean",
             rung="isolated replay",
-            sentence="Every stage of the prompt's prefill lies within its floor, alone and chained, and every launch "
-            "reaches its work.",
+            sentence=f"Every stage {'that the engine shows ' if chained.unobservable else ''}of the prompt's prefill "
+            "lies within its floor, alone and chained, and every launch reaches its work.",
             over_floor=max(s.worst_over_floor or 0.0 for s in (chained, isolated)),
-            not_excluded=(*UNTESTED, *_unjudged(chained, isolated)),
+            not_excluded=(*UNTESTED, *_unjudged(chained, isolated), *unseen(chained)),
         )
     reasons = [f"{record.name} ({record.mode}): {record.verdict.value}, {record.reason}" for record in open_ends]
     return Finding(
@@ -62,6 +62,11 @@ def _unjudged(*summaries: Summary) -> tuple[str, ...]:
         if count
         else ()
     )
+
+
+def unseen(summary: Summary) -> tuple[str, ...]:
+    """Stages that the engine cannot show, in words; empty when it shows all."""
+    return tuple(f"{stage} by itself, which is not shown: {why}" for stage, why in summary.unobservable.items())
 
 
 def _added(isolated: Summary) -> list[Comparison]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,22 @@ def make_floor(
     longest: int = 2048,
     keep: Path | None = None,
     perturb: bool = False,
+    hide: Collection[str] = (),
     on_step: OnStep | None = None,
 ) -> Floor:
     """A floor of the recipe's emulation on `model`, its false alarms counted on documents kept apart.
 
     prompts: JSON files with `ids`, or folders of them; each file is a document. recipe: the checkpoint's own when None.
     heldout: share of the documents kept apart, and of `runs` made of them besides. keep: a file for the samples.
+    hide: stages that the engine cannot show: where it has several in one kernel, the floor is of that kernel.
     perturb: without exact arithmetic, which a model may be too large for: the spread that one rounding of the inputs
     makes, labelled `input perturbation`; the other orders of the emulation still give the distance.
     Raises UsageError for too few documents, and when an engine is loaded.
     """
     refuse_engine()
     documents = read_documents(prompts)
-    emulations = {order: open_runner(f"recipe:{model}", **_options(recipe, order)) for order in STRICT_ORDERS}
+    hidden = {"hide": ",".join(sorted(hide))} if hide else {}
+    emulations = {order: open_runner(f"recipe:{model}", **_options(recipe, order), **hidden) for order in STRICT_ORDERS}
     info = emulations[0].describe()
     names, apart = split_documents(list(documents), heldout=heldout)
     planned = plan_runs({name: documents[name] for name in names}, runs=runs, longest=longest, seed=1)

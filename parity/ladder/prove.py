@@ -328,9 +328,11 @@ def _with_oracle_inputs(
         select_graft(donor=truth, recipient=trace, layer=layer, stage=stage).graft
         for layer, stage in sorted(inputs, key=str)
     ]
-    # Other inputs would send tokens to other experts; the choice stays the SUT's, but where it is what is asked about.
+    # Other inputs would send tokens to other experts; the choice stays the SUT's, but where it is what is asked about,
+    # or where the engine lets nobody choose for it: then each stage is judged with the experts of that very run.
     asked = {layer for layer, stage in sites if stage in ROUTER}
-    chosen = [capture for capture in trace.select(stage="moe.topk_ids") if capture.layer not in asked]
+    chosen = [] if "moe.topk_ids" in inner else trace.select(stage="moe.topk_ids")
+    chosen = [capture for capture in chosen if capture.layer not in asked]
     grafts += [Graft(capture.layer, capture.stage, trace.tensor(capture), capture.rows) for capture in chosen]
     fed = sut.forward([request], schedule=schedule, capture=CapturePlan(), graft=grafts)
     replay = Replay(fed, oracle)
@@ -350,9 +352,11 @@ def _replaceable_inputs(layer: int | None, stage: str, graph: Family, layers: in
     found: set[Site] = set()
     for name in graph.stage(stage).inputs:
         at, source = graph.resolve(layer, name, layers=layers)
+        if source == "moe.topk_ids":
+            continue
         if source in inner:
             found |= _replaceable_inputs(at, source, graph, layers, inner)
-        elif source != "moe.topk_ids":
+        else:
             found.add((at, source))
     return found
 

@@ -6,7 +6,7 @@ of the engine itself. A recipe that nobody emulates has no floor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from parity.errors import UsageError
@@ -38,19 +38,21 @@ def calibrate_recipe(
     requests: Sequence[Request],
     *,
     longest: int | None = None,
+    hide: Collection[str] = (),
     on_step: OnStep | None = None,
 ) -> Floor:
     """A floor of `recipe` on the weights in folder `model`, from at most RUNS of `requests`, the longest first.
 
+    hide: stages that the engine cannot show: where it has several in one kernel, the floor is of that kernel.
     longest: ids taken of each; a floor reaches no further than its clean runs, so take at least the prompt's length.
     It is made in a process of its own, since an engine may be loaded in this one. Raises UsageError for fewer than
     LEAST requests, and for a recipe without an emulation.
     """
     _refuse_few(requests)
     by_length = sorted(requests, key=lambda request: (-len(request.ids), request.name))[:RUNS]
-    spec = f"recipe:{model}"
+    spec, hidden = f"recipe:{model}", {"hide": ",".join(sorted(hide))} if hide else {}
     return calibrate_apart(
-        emulations=[Opening(spec, {"recipe": recipe, "order": order}) for order in STRICT_ORDERS],
+        emulations=[Opening(spec, {"recipe": recipe, "order": order, **hidden}) for order in STRICT_ORDERS],
         oracle=Opening(spec, {"recipe": "fp32"}),
         requests=[Request(request.name, request.ids[:longest]) for request in by_length],
         on_step=on_step,

@@ -197,17 +197,26 @@ class Replay:
     def compare(self, *, floor: Floor | None, progress: Progress | None = None) -> Summary:
         """Judge every site's isolated error over all requests; one comparison a site and phase.
 
+        A stage that the engine says it cannot show is judged with the one that reads it, and has no comparison.
         Raises UsageError for a floor of another recipe or lineage than the trace's.
         """
         if floor is not None:
             floor.refuse_other(self.trace.run)
-        places = [(layer, stage.name) for layer, stage in self.family.sites(self.trace.run.layers)]
+        run = self.trace.run
+        shown = {(capture.layer, capture.stage) for capture in self.trace.captures} | set(run.declared)
+        places = [
+            (layer, stage.name)
+            for layer, stage in self.family.sites(run.layers)
+            if stage.name not in run.unobservable or (layer, stage.name) in shown
+        ]
         records: list[Comparison] = []
         for number, place in enumerate(places, 1):
             records += self.judge_site(*place, floor=floor)
             if progress is not None:
                 progress(number, len(places))
-        return Summary(tuple(record.name for record in records), tuple(records))
+        compared = {stage for _, stage in places}
+        hidden = {stage: why for stage, why in run.hidden.items() if stage not in compared}
+        return Summary(tuple(record.name for record in records), tuple(records), hidden)
 
     def judge_site(self, layer: int | None, stage: str, *, floor: Floor | None) -> tuple[Comparison, ...]:
         """Replay one stage for every request and `judge` it, a piece of its rows held at a time."""
@@ -253,7 +262,10 @@ class Replay:
         if without and not self.trace.select(stage=stage, layer=layer):
             verdict = Verdict.MISSING_IN_SUT
         elif len(without) < len(self.trace.run.requests) and apart:
-            reason = f"the engine has it in one kernel with {', '.join(sorted(apart))}: other stages than the floor's"
+            reason = (
+                f"the engine has it in one kernel with {', '.join(sorted(apart))}, the floor's clean runs have not: "
+                "calibrate a floor with these hidden (--hide), or let the investigation make one (--calibrate)"
+            )
         name = site_name(layer, stage)
         return tuple(
             Comparison(name, layer, stage, phase, verdict, reason=reason, mode="isolated") for phase in self._phases()

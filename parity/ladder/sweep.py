@@ -53,13 +53,12 @@ def sweep_against(oracle: Any, truth: Trace, sut: Trace, *, floor: Floor | None)
         for capture in _layers(sut)
         for record in _judge_choice(oracle, truth, sut, capture, request, floor)
     ]
-    kept = [
-        record for record in compare_traces(oracle=truth, sut=sut, floor=floor).comparisons if not _is_choice(record)
-    ]
+    found = compare_traces(oracle=truth, sut=sut, floor=floor)
+    kept = [record for record in found.comparisons if not _is_choice(record)]
     graph = family(sut.run.family)
     order = {site: rank for rank, site in enumerate((at, s.name) for at, s in graph.sites(sut.run.layers))}
     records = sorted([*kept, *routed], key=lambda record: order[record.layer, record.stage])
-    return Summary(tuple(record.name for record in records), tuple(records))
+    return Summary(tuple(record.name for record in records), tuple(records), found.unobservable)
 
 
 def sweep_free(oracle: Any, sut: Trace, *, floor: Floor | None) -> Summary:

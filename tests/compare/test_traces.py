@@ -288,3 +288,22 @@ def test_a_row_too_wide_for_a_trace_is_refused_with_the_limit(moe, runs, monkeyp
     assert record.verdict is Verdict.NOT_COMPARED
     assert "a row of 256 elements; of a trace at most 255" in record.reason
     assert of(compare_traces(oracle=oracle, sut=sut, stages=("moe.gate",)), "L00.moe.gate").verdict is Verdict.NO_FLOOR
+
+
+def test_what_an_engine_says_it_cannot_show_is_told_and_not_missing(runs, moe, floor):
+    """It is judged with the stage that reads it; what it does not say stays missing, and so does what it declares."""
+    oracle, sut = moe.forward(1, "fp32").trace(), moe.forward(1, "engine")
+    hidden = {"moe.gate": "inside the fused kernel", "moe.up": "inside the fused kernel"}
+    less = without(sut, lambda c: c.stage in hidden)
+    shown = tuple(site for site in less.run.declared if site[1] not in hidden)
+    told = replace(less.run, declared=shown, flags={"unobservable": hidden})
+    summary = compare_traces(oracle=oracle, sut=MemoryTrace(told, less.captures, sut.tensors), floor=floor)
+    assert summary.healthy
+    assert summary.unobservable == hidden
+    assert not {c.stage for c in summary.comparisons} & set(hidden)
+    other = compare_traces(oracle=MemoryTrace(told, less.captures, sut.tensors), sut=sut.trace(), floor=floor)
+    assert other.unobservable == hidden
+    for run in (replace(told, flags={}), replace(told, declared=less.run.declared)):
+        missing = compare_traces(oracle=oracle, sut=MemoryTrace(run, less.captures, sut.tensors), floor=floor)
+        assert {c.stage for c in missing.comparisons if c.verdict is Verdict.MISSING_IN_SUT} == set(hidden)
+        assert missing.diverged

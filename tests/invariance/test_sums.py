@@ -119,3 +119,22 @@ def test_position_0_reads_its_value_back_from_the_cache_that_the_engine_names(he
     assert broken("fp32", own.half().float())
     assert broken("f16", own.half().float() * 1.002)
     assert not broken("fp32", own)
+
+
+@pytest.mark.parametrize(("factor", "held"), [(1.0, True), (1.05, False)])
+def test_routing_weights_may_be_rounded_to_a_narrower_dtype_than_holds_them(healthy: Trace, factor: float, held: bool):
+    """vLLM rounds them to BF16 and goes on in FP32; what was not rounded is held to FP32's own bound."""
+    draw = torch.Generator().manual_seed(4)
+    (capture,) = [c for c in healthy.select(stage="moe.topk_weights", layer=LAYER) if 0 in c.rows.request][:1]
+    exact = torch.rand(healthy.tensor(capture).shape, generator=draw).double() + 0.1
+    exact /= exact.sum(1, keepdim=True)
+
+    def broken(weights: torch.Tensor) -> bool:
+        tensors = {c.number: healthy.tensor(c) for c in healthy.captures} | {capture.number: weights}
+        captures = [replace(c, dtype="float32") if c is capture else c for c in healthy.captures]
+        rules = [breach.rule for breach in sum_rules(MemoryTrace(healthy.run, tuple(captures), tensors)).breaches]
+        return "routing weights sum to 1" in rules
+
+    assert broken((exact * factor).bfloat16().float()) != held
+    assert broken((exact * factor).float()) != held
+    assert broken((exact * (1 + 1e-5)).float())

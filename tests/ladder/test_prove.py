@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,32 @@ def test_agreement_counts_from_the_start():
     assert agreement((1, 2, 3), (1, 2, 4)) == 2
     assert agreement((1, 2), (1, 2, 4)) == 2
     assert agreement((), (1,)) == 0
+
+
+class Unrouted:
+    """An engine whose choice of experts nobody can replace, as vLLM's."""
+
+    def __init__(self, engine: TritonRunner) -> None:
+        self.engine = engine
+
+    def describe(self) -> Any:
+        info = self.engine.describe()
+        return replace(info, inner=info.inner | {"moe.topk_ids"})
+
+    def forward(self, *args: Any, graft: Any = (), **more: Any) -> Any:
+        assert not {one.stage for one in graft} & {"moe.topk_ids"}
+        return self.engine.forward(*args, graft=graft, **more)
+
+
+def test_an_engine_that_lets_nobody_choose_its_experts_is_proved_too(
+    fp8_model: Path, floor: Floor, oracle: Any, request_160: Request
+):
+    engine = open_engine(str(fp8_model))
+    in_one_expert(lambda rows: rows * 1.5, 1)(engine)
+    trace = engine.forward([request_160], capture=CapturePlan())
+    proof = prove(
+        Unrouted(engine), oracle=oracle, emulation=Opening(f"recipe:{fp8_model}"), request=request_160, trace=trace,
+        sites=[(1, "moe.down")], chained=sweep(oracle, trace, floor=floor), floor=floor,
+    )  # fmt: skip
+    assert proof.cleared
+    assert proof.proved, proof.sentence()

@@ -54,6 +54,26 @@ def runs(program: Path) -> Engine:
     return run
 
 
+STANDARDS = (
+    *(("gcc", f"-std={one}", "-D_DEFAULT_SOURCE") for one in ("c99", "c11", "c17")),
+    *(("gcc", f"-std={one}") for one in ("gnu99", "gnu11", "gnu17")),
+    *(("g++", f"-std={one}", "-x", "c++") for one in ("c++11", "c++14", "c++17", "c++20")),
+    *(("clang", f"-std={one}") for one in ("gnu11", "gnu17")),
+)
+
+
+@pytest.mark.parametrize("command", STANDARDS, ids=" ".join)
+def test_it_compiles_without_a_warning_by_every_standard(command: tuple[str, ...]):
+    """An engine that calls more than ISO C has (usleep): the header takes nothing away that the compiler declares."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"no {command[0]}")
+    done = subprocess.run(
+        [*command, *STRICT, "-Wshadow", "-fsyntax-only", str(HERE / "engine.c")], capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 QUICK = ("c99", "c++17 with device pointers")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from parity.errors import UsageError
 from parity.preview import RunnerPreview
 from parity.records import Rows, Run
 from parity.runner import Request, RunnerInfo, Schedule
-from parity.stages import Stage
+from parity.stages import Stage, term
 from parity_oracles.checkpoint import Checkpoint, read_checkpoint
 from parity_oracles.oracle import Oracle
 from parity_oracles.preview import preview
@@ -36,14 +36,19 @@ class RecipeRunner(Oracle):
     """A model in the arithmetic of a recipe, by the family's stage graph: each stage from its captured inputs.
 
     order: which of the legitimate orders of the same arithmetic; 0 is the specification read plainly.
+    hide: stages that it does not show, besides those that its recipe has inside a kernel: what an engine cannot show,
+        its clean runs must not either, lest a floor judge one stage of theirs by several of the engine's.
     """
 
     name = "recipe"
     can = frozenset({"forward", "generate", "sample", "graft", "replay", "chunk"})
 
-    def __init__(self, checkpoint: Checkpoint, *, recipe: str | None = None, order: int = 0) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, recipe: str | None = None, order: int = 0, hide: Collection[str] = ()
+    ) -> None:
         natural = checkpoint.hyper.quantization or "bf16"
         self.arithmetic: Arithmetic = arithmetic(recipe or natural)
+        self.inside = self.arithmetic.inside | {term(name).name for name in hide}
         self.order_number = order
         self.order: Order = order_number(order)
         self.weights = Weights(checkpoint)
@@ -52,15 +57,15 @@ class RecipeRunner(Oracle):
     def describe(self) -> RunnerInfo:
         """As every oracle's; what an engine of this recipe cannot show is not among its stages."""
         info = super().describe()
-        return replace(info, stages=tuple(name for name in info.stages if name not in self.arithmetic.inside))
+        return replace(info, stages=tuple(name for name in info.stages if name not in self.inside))
 
     def flags(self) -> dict[str, Any]:
-        inside = {name: "inside the kernel of the experts" for name in sorted(self.arithmetic.inside)}
+        inside = {name: "inside a kernel, as the engine has it" for name in sorted(self.inside)}
         return {"order": self.order_number, **({"unobservable": inside} if inside else {})}
 
     def _run(self, requests: Sequence[Request], schedule: Schedule) -> Run:
         run = super()._run(requests, schedule)
-        return replace(run, declared=tuple(site for site in run.declared if site[1] not in self.arithmetic.inside))
+        return replace(run, declared=tuple(site for site in run.declared if site[1] not in self.inside))
 
     def new_cache(self) -> Cache:
         return {}
@@ -84,7 +89,7 @@ class RecipeRunner(Oracle):
             kept = self.compute(*given, keep=True) if keep else self.compute(*given)
             out = self.arithmetic.leave(kept) if keep else kept
             shown = out
-            if probe is not None and stage.name not in self.arithmetic.inside:
+            if probe is not None and stage.name not in self.inside:
                 shown = self._shown(out, layer, stage, probe, rows, values)
             if stage.name == "resid.out":  # nothing else of a finished layer is read again
                 values.clear()
@@ -206,15 +211,17 @@ def _extended(cache: Cache, layer: int | None, name: str, new: torch.Tensor) -> 
     return cache[layer, name]
 
 
-def open_runner(model: str, *, recipe: str | None = None, order: int = 0) -> RecipeRunner:
+def open_runner(model: str, *, recipe: str | None = None, order: int = 0, hide: str = "") -> RecipeRunner:
     """The emulation of `recipe` (the checkpoint's own when None) on the model folder `model`.
 
-    recipe: `fp8_block`, `bf16`, `fp32` or `fp64`. order: see parity_oracles/recipes/arithmetic.py.
+    recipe: `fp8_block`, `bf16`, `fp32` or `fp64`. order: see parity_oracles/recipes/arithmetic.py. hide: stages that it
+    does not show, separated by commas. Raises ConfigError for a stage that does not exist.
     """
-    return RecipeRunner(read_checkpoint(Path(model)), recipe=recipe, order=order)
+    hidden = tuple(name.strip() for name in hide.split(",") if name.strip())
+    return RecipeRunner(read_checkpoint(Path(model)), recipe=recipe, order=order, hide=hidden)
 
 
-def preview_runner(model: str, *, recipe: str | None = None, order: int = 0) -> RunnerPreview:
+def preview_runner(model: str, *, recipe: str | None = None, order: int = 0, hide: str = "") -> RunnerPreview:
     """What `open_runner` would give, from config.json and the headers; the folder is checked as it is there."""
     order_number(order)
     checkpoint = read_checkpoint(Path(model))

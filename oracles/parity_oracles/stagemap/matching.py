@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -84,7 +85,9 @@ def match_map(stage_map: StageMap, offered: Mapping[str, int | None] | Sequence[
         fits = _fitting(tensor, layer, counts)
         if len(fits) != 1:
             what = f"{tensor.at(layer)} for {', '.join(part.stage for part in tensor.parts)}"
-            named = "none" if not fits else f"{len(fits)}: {', '.join(fits[:SHOWN])}"
+            near = get_close_matches(_name_in(tensor, layer).replace("*", ""), counts, n=3, cutoff=0.5)
+            like = f"none; the nearest names are {', '.join(near)}" if near else "none"
+            named = like if not fits else f"{len(fits)}: {', '.join(fits[:SHOWN])}"
             raise _wrong(stage_map, f"one {what} in the engine", named)
         source = Source(fits[0], layer, tensor)
         count = counts[source.name]
@@ -100,8 +103,12 @@ def match_map(stage_map: StageMap, offered: Mapping[str, int | None] | Sequence[
     return Found(stage_map, layers, tuple(found))
 
 
+def _name_in(tensor: Tensor, layer: int | None) -> str:
+    return tensor.name if layer is None else tensor.name.replace(LAYER, str(layer))
+
+
 def _fitting(tensor: Tensor, layer: int | None, offered: Mapping[str, int | None]) -> list[str]:
-    name = tensor.name if layer is None else tensor.name.replace(LAYER, str(layer))
+    name = _name_in(tensor, layer)
     if "*" not in name:
         return [name] if name in offered else []
     pattern = re.compile(".*".join(map(re.escape, name.split("*"))))

@@ -213,6 +213,9 @@ def _show(found: Compared, outcome: Outcome) -> None:
     if found.isolated is not None:
         worst = found.isolated.worst_over_floor or 0.0
         console.print(f"On each stage's own inputs: worst {worst:.2f} of its gate", highlight=False)
+    for reason in {one.reason for one in _unjudged(found)}:
+        names = ", ".join(one.name for one in _unjudged(found) if one.reason == reason)
+        console.print(f"Not judged on its own inputs: {names}: {reason}", highlight=False)
     for one in found.added[:5]:
         where = f", {one.worst[0].where}" if one.worst else ""
         console.print(
@@ -223,6 +226,12 @@ def _show(found: Compared, outcome: Outcome) -> None:
         where = f", {first.worst[0].where}" if first.worst else ""
         console.print(f"First: {first.name}, {first.verdict.value}{where}. {first.reason}", highlight=False)
     console.print(f"Next: {outcome.next_step}", highlight=False)
+
+
+def _unjudged(found: Compared) -> list[Comparison]:
+    return [] if found.isolated is None else [
+        one for one in found.isolated.comparisons if not one.verdict.healthy and one not in found.added
+    ]  # fmt: skip
 
 
 command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 from parity.climb.bench import CHUNKS, DECODE, Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
-from parity.climb.rungs.sweep import cleared, numbers_of
+from parity.climb.rungs.sweep import cleared, not_shown, numbers_of
 from parity.ladder.replay import Replay
 from parity.records import Comparison, Summary, Verdict
 from parity.runner import CapturePlan, Schedule
@@ -39,7 +39,7 @@ def run(bench: Bench) -> RungResult:
         said = f"{len(added)} of {numbers['sites']} sites add error of their own, the first is {added[0].name}."
         return REPLAY.result(Status.FOUND, said, **more)
     if isolated.healthy:
-        said = f"None of {numbers['sites']} sites adds error of its own: they {cleared(isolated)}."
+        said = f"None of {numbers['sites']} sites adds error of its own: they {cleared(isolated)}.{not_shown(isolated)}"
         if unjudged:
             more["leaves_open"] = (f"decode: {unjudged} sites of the decode steps have no floor",)
         return REPLAY.result(Status.RULED_OUT, said, **more)
@@ -62,7 +62,7 @@ def _fed_otherwise(bench: Bench, isolated: Summary) -> tuple[str, Summary, int]:
     judged = [record for record in found if record.verdict not in (Verdict.NO_FLOOR, Verdict.NO_POWER)]
     records = (*isolated.comparisons, *judged)
     wrong = any(record.verdict.faulty for record in judged)
-    whole = Summary(tuple(record.name for record in records), records)
+    whole = Summary(tuple(record.name for record in records), records, isolated.unobservable)
     return DECODE if wrong else "", whole, len(found) - len(judged)
 
 

@@ -33,7 +33,7 @@ def run(bench: Bench) -> RungResult:
         )
         return SWEEP.result(Status.FOUND, said + ".", **more)
     if chained.healthy:
-        said = f"All {numbers['sites']} sites {cleared(chained)}."
+        said = f"All {numbers['sites']} sites {cleared(chained)}.{not_shown(chained)}"
         return SWEEP.result(Status.RULED_OUT, said, **more)
     said = f"Not everything could be judged: {numbers['verdicts']}."
     return SWEEP.result(Status.INCONCLUSIVE, said, **more)
@@ -47,12 +47,18 @@ def cleared(summary: Summary) -> str:
     )
 
 
+def not_shown(summary: Summary) -> str:
+    """What the engine cannot show, as one more sentence; empty when it shows all."""
+    return f" Not shown by it: {', '.join(summary.unobservable)}." if summary.unobservable else ""
+
+
 def numbers_of(summary: Summary) -> dict[str, Any]:
     """Counts and the worst score of a summary."""
     faulty = [record for record in summary.comparisons if record.verdict.faulty]
     return {
         "sites": len(summary.comparisons),
         "verdicts": summary.verdicts,
+        "unobservable": dict(summary.unobservable),
         "faulty": len(faulty),
         "first": faulty[0].name if faulty else None,
         "worst_over_floor": summary.worst_over_floor,

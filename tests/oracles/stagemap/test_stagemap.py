@@ -142,7 +142,11 @@ def test_a_file_that_is_none(tmp_path: Any) -> None:
 
 
 UNMATCHED = {
-    "renamed": ({"m.layers.1.o": None}, {}, r"one \*.layers.1.o output for attn.out in the engine; found none"),
+    "renamed": (
+        {"m.layers.1.o": None},
+        {"m.layers.1.oo": 1},
+        r"one \*.layers.1.o output for attn.out in the engine; found none; the nearest names are m.layers.1.oo,",
+    ),
     "two names": ({}, {"n.layers.1.o": 1}, r"found 2: m.layers.1.o, n.layers.1.o"),
     "too few": ({}, {"m.rope": 2}, r"\*.rope output \(occurrence 2\) in the engine; found 2 of that name"),
     "one occurrence": ({}, {"core-2": 1}, r"core-2 op:FLASH \(occurrence 1\)"),
