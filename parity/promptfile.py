@@ -34,11 +34,19 @@ def read_prompt(path: Path) -> PromptText:
         if not isinstance(ids, list):
             raise TypeError(f"ids are a {type(ids).__name__}, not a list")
         document = str(content.get("source", name)).rsplit(", ", 1)[-1]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise UsageError(
+            place=f"prompt {path}",
+            expected="a JSON file with a prompt's ids, or a folder of such files",
+            found=(error.strerror or str(error)).lower(),
+            next_step="Check the path.",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             place=f"prompt file {path}",
             expected='a JSON object like {"name": "hello", "ids": [1, 2, 3]}, with `ids` a list of token ids',
             found=f"{type(error).__name__}: {error}",
-            next_step="Tokenize the text with the model's own tokenizer, and keep the ids; see fixtures/README.md.",
+            next_step="Tokenize the text with the model's own tokenizer, and keep the ids: "
+            'transformers.AutoTokenizer.from_pretrained("MODEL")("the text").input_ids',
         ) from error
     return PromptText(name, document, Request(name, tuple(ids)).ids)

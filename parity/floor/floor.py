@@ -191,6 +191,13 @@ class Floor:
         """Read what `save` wrote. Raises UsageError for another format or version, or a field of another kind."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UsageError(
+                place=f"floor file {path}",
+                expected="a floor that was calibrated, or derived:DTYPE",
+                found="no such file",
+                next_step="Check the path; `parity floor calibrate` makes one.",
+            ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise _unreadable(path, str(error)) from error
         if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):

@@ -39,8 +39,6 @@ def test_prompt_files_that_are_none(tmp_path: Path, content: str):
     file.write_text(content)
     with pytest.raises(UsageError, match="a JSON object like"):
         read_request(file, None)
-    with pytest.raises(UsageError, match="a JSON object like"):
-        read_request(tmp_path / "none.json", None)
 
 
 def test_one_prompt_and_only_one():
@@ -50,3 +48,14 @@ def test_one_prompt_and_only_one():
         read_request(Path("x"), "1")
     with pytest.raises(UsageError, match="NAME=VALUE"):
         parse_options(["novalue"])
+
+
+def test_a_path_that_leads_nowhere_is_called_that(tmp_path: Path):
+    from parity.floor import Floor
+
+    with pytest.raises(UsageError, match=r"no such file or directory\. Check the path") as prompt:
+        read_request(tmp_path / "typo.json", None)
+    assert "Errno" not in str(prompt.value)
+    with pytest.raises(UsageError, match=r"no such file\. Check the path") as floor:
+        Floor.load(tmp_path / "typo.json")
+    assert "floor calibrate" in str(floor.value)

@@ -76,7 +76,7 @@ def read_config(folder: Path) -> ModelConfig:
         raise ConfigError(
             place=str(path),
             expected="a readable HF config.json",
-            found=str(error),
+            found="no such file" if isinstance(error, FileNotFoundError) else str(error),
             next_step="Point at the folder that holds config.json and the safetensors files.",
         ) from error
     if not isinstance(raw, dict):

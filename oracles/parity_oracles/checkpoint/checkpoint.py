@@ -168,7 +168,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         raise ConfigError(
             place=str(path),
             expected="a readable HF config.json",
-            found=str(error),
+            found="no such file" if isinstance(error, FileNotFoundError) else str(error),
             next_step="Point at the folder that holds config.json and the safetensors files.",
         ) from error
     return Checkpoint(folder, config, read_hyper(config, place=str(path)), TensorFiles(folder))
