@@ -35,8 +35,10 @@ from parity.stages import family
 from parity.trace import Trace, capture_environment, open_trace
 
 DEFAULT = (
-    "HF eager fp32=torch:MODEL",
-    "HF eager bf16=torch:MODEL,dtype=bfloat16",
+    "vLLM CPU fp32=vllm:MODEL,dtype=float32",
+    "vLLM CPU bf16=vllm:MODEL,dtype=bfloat16",
+    "PyTorch eager fp32=torch:MODEL",
+    "PyTorch eager bf16=torch:MODEL,dtype=bfloat16",
     "torch.compile fp32=torch:MODEL,compile=inductor",
     "torch.compile bf16=torch:MODEL,compile=inductor,dtype=bfloat16",
     "Triton bf16=triton:MODEL",
@@ -44,7 +46,10 @@ DEFAULT = (
     "llama.cpp f32, KV f16=llama_cpp:MODEL,dtype=f32,kv=f16",
     "llama.cpp bf16, KV f32=llama_cpp:MODEL,dtype=bf16,kv=f32",
     "llama.cpp bf16, KV f16=llama_cpp:MODEL,dtype=bf16,kv=f16",
+    "llama.cpp q8_0, KV f16=llama_cpp:MODEL,dtype=q8_0,kv=f16",
 )
+"""All engines of the table in benchmarks/results/engines; the command that makes it is this script with
+`--calibrate fixtures/heldout`, whose prompts give llama.cpp's recipes their floors."""
 
 
 def read_engine(text: str, model: Path) -> tuple[str, str, dict[str, Any]]:

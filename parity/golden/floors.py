@@ -18,7 +18,7 @@ from parity.floor.derived import PREFIX
 from parity.golden.contents import Contents, spelled
 from parity.golden.gates import Limits
 from parity.metrics.rounding import FORMATS
-from parity.records import Comparison, Summary, Verdict
+from parity.records import Capture, Comparison, Summary, Verdict
 from parity.trace import Trace
 
 OWN = "derived:own dtype"
@@ -154,7 +154,16 @@ def _compare_traces(golden: Trace, actual: Trace, floor: GoldenFloor, same_dtype
         record = by_dtype.get(dtypes.get(site, ""), default).comparisons[at]
         changed = same_dtype and site in now and dtypes.get(site, now[site]) != now[site]
         records.append(_refuse_dtype(record, f"golden {dtypes[site]}, now {now[site]}" if changed else None))
-    return Summary(default.declared, tuple(records), default.unobservable)
+    hidden = default.unobservable
+    gone = {(c.name, c.phase): _not_shown_now(c, hidden[c.stage]) for c in golden.captures if c.stage in hidden}
+    records += gone.values()
+    return Summary(tuple(record.name for record in records), tuple(records))
+
+
+def _not_shown_now(held: Capture, why: str) -> Comparison:
+    """The golden holds it: that an engine says it cannot show it any more is a loss, whatever the reason."""
+    reason = f"the golden holds it, and the engine does not show it now: {why}"
+    return Comparison(held.name, held.layer, held.stage, held.phase, Verdict.MISSING_IN_SUT, reason=reason)
 
 
 def _refuse_dtype(record: Comparison, words: str | None) -> Comparison:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from parity.errors import GoldenError, TraceError
 from parity.golden import Calibration, check_golden, contents_of, golden_floor, make_golden, read_golden, write_golden
 from parity.probes import watch
-from parity.trace import diff_traces, save_trace
+from parity.records import Verdict
+from parity.trace import MemoryTrace, diff_traces, save_trace
 
 FLOOR = golden_floor(None)
 IDS = tuple(range(3, 40))
@@ -57,6 +60,19 @@ def test_the_site_and_position_of_a_fault_are_named(tmp_path):
     assert {c.name for c in check.unhealthy} == {"final_norm", "logits"}
     assert check.worst is not None
     assert "position 17" in check.worst.worst[0].where
+
+
+def test_a_stage_that_the_engine_says_it_cannot_show_any_more_is_a_finding(tmp_path):
+    golden, trace = golden_of(traced(), tmp_path), traced()
+    run = replace(
+        trace.run, flags={"unobservable": {"final_norm": "fused now"}},
+        declared=tuple(site for site in trace.run.declared if site[1] != "final_norm"),
+    )  # fmt: skip
+    kept = tuple(c for c in trace.captures if c.stage != "final_norm")
+    less = MemoryTrace(run, kept, {c.number: trace.tensor(c) for c in kept})
+    (found,) = check_golden(golden, contents_of(less), floor=FLOOR).unhealthy
+    assert (found.name, found.verdict) == ("final_norm", Verdict.MISSING_IN_SUT)
+    assert "fused now" in found.reason
 
 
 def test_the_last_positions_alone_see_what_is_in_them(tmp_path):
