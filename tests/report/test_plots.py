@@ -188,6 +188,16 @@ def test_a_figure_carries_its_message_and_labels(name: str):
     assert any(axis.get_xlabel() for axis in axes), "an axis without a label"
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_of_a_figure_is_cut_off(name: str):
+    picture = drawn(name)[0]
+    box, (width, height) = picture.figure.get_tightbbox(), picture.figure.get_size_inches()
+    assert box.x0 >= -0.01
+    assert box.y0 >= -0.01
+    assert box.x1 <= width + 0.01
+    assert box.y1 <= height + 0.01
+
+
 def test_the_same_data_give_the_same_bytes():
     assert scaled_head().png == scaled_head().png
 

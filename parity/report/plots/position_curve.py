@@ -54,7 +54,7 @@ def draw_position_curve(fields: Sequence[ReducedField]) -> Picture:
     for axis in axes:
         plain_ticks(axis.yaxis)
     axes[-1].set_xlabel("position in the sequence (tokens)", fontsize=8)
-    made.supylabel("relative error of a row\n|sut - oracle| / |oracle|", fontsize=8, ha="center")
+    made.supylabel("relative error of a row\n|sut - oracle| / |oracle|", fontsize=8)
     handles = {handle.get_label(): handle for axis in axes for handle in axis.get_legend_handles_labels()[0]}
     made.legend(handles=_keys(handles), fontsize=7, loc="outside lower center", ncols=5, frameon=False)
     title = _message(held)
@@ -121,11 +121,11 @@ def _message(fields: Sequence[ReducedField]) -> str:
     jump = _jump(field)
     if jump is not None:
         at, ratio = jump
-        return f"{field.name}: error changes {ratio:.2g} times at position {at}, where a launch begins"
+        return f"{field.name}: error changes {ratio:.2g}-fold at position {at}, where a launch begins"
     quarter = max(len(field.position) // 4, 1)
     first, last = np.median(field.position_median[:quarter]), np.median(field.position_median[-quarter:])
     if first > 0 and last / first >= GROWS and len(field.position) >= 8:
-        return f"{field.name}: error grows {last / first:.2g} times from the first quarter of the positions to the last"
+        return f"{field.name}: error grows {last / first:.2g}-fold from the first quarter of the positions to the last"
     begin = _rise(field)
     if begin is not None:
         low, half = begin
