@@ -265,7 +265,8 @@ def _call(
     columns: Cells | None = None,
     bound: Bound | None = None,
 ) -> None:
-    y, x = (t.detach().to("cpu") for t in (oracle, sut))
+    # A view that is negated when it is read (`x.conj().imag`) has other bytes than values.
+    y, x = (t.detach().to("cpu").resolve_neg() for t in (oracle, sut))
     y, x = (t if t.stride(1) == 1 or t.shape[1] == 1 else t.contiguous() for t in (y, x))
     marks = np.array(edges, np.int64)
     room: Cells | None = None

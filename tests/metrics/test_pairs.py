@@ -173,6 +173,14 @@ def test_threads_change_no_bit(monkeypatch, dtype):
             assert all(np.array_equal(first, other) for other in others), name
 
 
+def test_a_view_that_is_negated_when_it_is_read_counts_by_its_values():
+    values = torch.randn(5, 130, generator=torch.Generator().manual_seed(0))
+    lazy = torch.complex(values, values).conj().imag
+    assert lazy.is_neg()
+    assert pair_moments(oracle=-values, sut=lazy).dd.sum() == 0
+    assert pair_moments(oracle=lazy, sut=values).dy.sum() < 0
+
+
 @pytest.mark.parametrize("native", PATHS)
 def test_strides_need_no_copy_and_change_nothing(monkeypatch, native):
     monkeypatch.setenv("PARITY_NATIVE", native)
