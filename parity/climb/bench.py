@@ -264,13 +264,16 @@ class Bench:
 
     @cached_property
     def decoding(self) -> Reference:
-        """The oracle's own decoding of the prompt, and the noise around it: what the recipe's emulation shows there,
-        else the floor's."""
+        """The oracle's own decoding of the prompt, and the noise around it."""
+        return self.decoding_of(self.case.request)
+
+    def decoding_of(self, request: Request) -> Reference:
+        """The same of any prompt: the noise is what the recipe's emulation shows there, else the floor's."""
         near = self.recipe_runner
         # Exact arithmetic held against itself has no noise: of an FP32 engine the floor's is taken.
         usable = near is not None and "forward" in near.describe().can and not is_exact(near.describe())
         return decode_reference(
-            self.oracle, self.case.request, self.case.new_tokens, emulation=near if usable else None,
+            self.oracle, request, self.case.new_tokens, emulation=near if usable else None,
             floor=None if usable else self.floor,
         )  # fmt: skip
 

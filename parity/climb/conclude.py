@@ -157,14 +157,16 @@ def _same_site(one: Finding, located: Finding, sites: set[str]) -> bool:
 def _nothing_found(results: Mapping[int, RungResult], open_ends: tuple[str, ...]) -> Finding:
     zoom, symptom = results.get(6), results.get(2)
     clean = zoom is not None and zoom.status is Status.RULED_OUT
-    if clean and (symptom is None or symptom.status is not Status.FOUND):
+    once = clean and zoom is not None and zoom.numbers.get("symptom_repeated") is False
+    if clean and (symptom is None or symptom.status is not Status.FOUND or once):
         assert zoom is not None
+        said = " The logits left the recipe's noise on this prompt, and not on an independent one." if once else ""
         return Finding(
             verdict="clean",
             rung="isolated replay",
-            sentence=zoom.sentence,
+            sentence=zoom.sentence + said,
             over_floor=zoom.numbers.get("over_floor"),
-            not_excluded=open_ends,
+            not_excluded=(symptom.sentence, *open_ends) if once and symptom is not None else open_ends,
         )
     undone = [f"rung {r.number} {r.name}: {r.status.value}: {r.sentence}" for r in results.values() if not _settled(r)]
     if clean and symptom is not None:

@@ -15,6 +15,8 @@ ALLOWED = math.sqrt(2)
 rounds elsewhere than the emulation stays near 1, and what is called an excess has added more than the recipe does."""
 
 LEVEL = 1e-3
+"""Of the positions of one prompt. A router's near-tie moves all rows that attend to its own together, which this level
+does not cover: of 240 prompts of a correct BF16 engine two exceeded."""
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,32 @@ def run(bench: Bench) -> RungResult:
     return SYMPTOM.result(Status.RULED_OUT, found.sentence, **more)
 
 
+def repeat_symptom(bench: Bench) -> dict[str, Any] | None:
+    """Whether logits that left the recipe's noise on this prompt do so on an independent one too.
+
+    None where there is no such symptom: the sampler's has its own repetition, and a row that is not finite or out of
+    the floor needs none. One prompt in fifty of a correct engine leaves the noise, where a router's near-tie falls
+    otherwise than in the emulation (docs/decoding.md): only asked where no stage explains the symptom.
+    """
+    first = bench.results.get(2)
+    if first is None or first.status is not Status.FOUND or first.findings or bench.sut is None:
+        return None
+    numbers = first.numbers
+    if (
+        numbers["verdict"] != DecodingVerdict.DIVERGED.value
+        or numbers["rows_outside"]
+        or numbers["sampler"] == "differs"
+    ):
+        return None
+    request, how = bench.case.second_request()
+    again = compare_decoding(
+        sut=bench.engine, oracle=bench.decoding_of(request), request=request, tokens=bench.case.new_tokens
+    )
+    repeated = again.verdict is DecodingVerdict.DIVERGED
+    said = f"{'again' if repeated else 'not again'} on {request.name} ({how}): {again.sentence}"
+    return {"repeated": repeated, "repetition": said}
+
+
 def _probes(bench: Bench) -> Invariance:
     """Whether logits may be held against choices that were made with the probes off."""
     return check_probes(bench.subject)

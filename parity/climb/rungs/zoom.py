@@ -7,6 +7,7 @@ from typing import Any
 
 from parity.climb.bench import Bench
 from parity.climb.rung import Cost, Rung, RungResult, Status
+from parity.climb.rungs.symptom import repeat_symptom
 from parity.fingerprint import ErrorField, ReducedField, reduce_field
 from parity.invariance import Coverage, Invariance, launch_coverage
 from parity.ladder.locate import locate
@@ -33,7 +34,13 @@ def run(bench: Bench) -> RungResult:
     finding = locate(bench.replay, floor=bench.floor, chained=chained, isolated=isolated, coverage=coverage)
     if finding.verdict == "clean":
         numbers = {"over_floor": finding.over_floor, "sites": len(chained.comparisons)}
-        return ZOOM.result(Status.RULED_OUT, finding.sentence, numbers=numbers, leaves_open=finding.not_excluded)
+        again = repeat_symptom(bench)
+        if again is not None:
+            numbers["symptom_repeated"] = again["repeated"]
+        return ZOOM.result(
+            Status.RULED_OUT, finding.sentence, numbers=numbers, leaves_open=finding.not_excluded,
+            evidence={} if again is None else {"symptom": again},
+        )  # fmt: skip
     if finding.verdict != "fault":
         open_ends = {"open": finding.evidence.get("open", ())}
         return ZOOM.result(Status.INCONCLUSIVE, finding.sentence, evidence=open_ends, leaves_open=finding.not_excluded)
