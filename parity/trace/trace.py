@@ -47,9 +47,10 @@ def describe(kind: str, run: Run, captures: tuple[Capture, ...], *, complete: bo
     """One readable line: which model, how many captures of how many requests, and whether the run reached its end."""
     tokens = sum(len(ids) for ids in run.requests)
     state = "complete" if complete else "INCOMPLETE"
+    s = "" if len(run.requests) == 1 else "s"
     return (
         f"{kind}({run.model}, {run.family}, {run.layers} layers, recipe {run.recipe.name}: {len(captures)} captures "
-        f"of {len(run.requests)} requests, {tokens} tokens; {state})"
+        f"of {len(run.requests)} request{s}, {tokens} tokens; {state})"
     )
 
 
