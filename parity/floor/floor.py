@@ -28,6 +28,7 @@ from parity.floor.stored import (
 )
 from parity.metrics import SliceTable
 from parity.records import Environment, HeldOut, Lineage, Power, Recipe, Run
+from parity.runner import RunnerInfo
 
 FORMAT, VERSION = "parity-floor", 2
 SOURCES = ("emulation", "input perturbation")
@@ -57,13 +58,13 @@ class Floor:
     power: tuple[Power, ...] = ()
     rule: int = RULE
 
-    def refuse_other(self, run: Run) -> None:
-        """Raise UsageError when this is not a floor for the recipe and weights of `run`."""
+    def refuse_other(self, run: Run | RunnerInfo) -> None:
+        """Raise UsageError when this is not a floor for the recipe and weights of a run, or of a runner."""
         ours, theirs = (self.recipe.name, self.lineage.root), (run.recipe.name, run.lineage.root)
         if ours != theirs:
             raise UsageError(
                 place="noise floor",
-                expected=f"one of recipe {theirs[0]} and lineage {theirs[1]}, as the SUT's trace has them",
+                expected=f"one of recipe {theirs[0]} and lineage {theirs[1]}, as the SUT has them",
                 found=f"recipe {ours[0]}, lineage {ours[1]}",
                 next_step="Calibrate a floor for this recipe and checkpoint, or compare without one.",
             )

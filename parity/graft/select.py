@@ -76,7 +76,7 @@ def select_graft(
         raise UsageError(
             place=f"graft at {name}",
             expected="a slice with at least one row that both runs computed",
-            found=f"none of {len(shared)} shared positions ({left_out} rows went to other experts)",
+            found=f"none of {_span(shared)} ({left_out} rows went to other experts)",
             next_step="Widen the slice, or graft moe.topk_ids first so that both runs route alike.",
         )
     graft = Graft(
@@ -85,14 +85,18 @@ def select_graft(
     return Selection(graft, left_out)
 
 
+def _span(shared: NDArray[np.int64]) -> str:
+    return f"{len(shared)} shared positions" + (f", {shared[0]} to {shared[-1]}" if len(shared) else "")
+
+
 def _aligned(side: str, trace: Trace, layer: int | None, stage: str, request: int) -> Aligned:
     found = align(trace, stage, layer, request)
     if found is None:
         raise UsageError(
             place=f"{side} of the graft",
             expected=f"a capture of {site_name(layer, stage)}",
-            found="none in its trace",
-            next_step="Capture that site on both sides.",
+            found=f"none in its trace, of a model with the layers 0..{trace.run.layers - 1}",
+            next_step="Name a layer and a stage that the model has, and capture that site on both sides.",
         )
     return found
 

@@ -74,7 +74,7 @@ def run_checks(
     """Run the checks named in `checks`, all when empty, on `runner`; see CHECKS.
 
     request: the prompt; overloaded experts need a long one. on_step: hears what is run, checks done, checks in all.
-    Raises UsageError for a name that is no check.
+    Raises UsageError for a name that is no check, and for a floor of another recipe or lineage than the runner's.
     """
     unknown = [name for name in checks if name not in CHECKS]
     if unknown:
@@ -84,6 +84,8 @@ def run_checks(
             found=", ".join(unknown),
             next_step="Leave it out for all of them.",
         )
+    if floor is not None:
+        floor.refuse_other(runner.describe())
     names = [name for name in CHECKS if not checks or name in checks]
     done = [0]
     current = [""]

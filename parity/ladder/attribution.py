@@ -90,7 +90,7 @@ def attribute(replay: Replay, truth: Trace) -> Iterator[Attribution]:
             for site in sites:
                 obstacle = obstacle or site.obstacle
                 _take(squares, replay, truth, replay.emulate(site, recipe))
-        for phase in ("prefill", "decode"):
+        for phase in replay.phases():
             if phase in squares or obstacle:
                 yield _attribution(layer, node.name, phase, squares.get(phase, {}), obstacle)
 

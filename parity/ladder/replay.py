@@ -268,14 +268,15 @@ class Replay:
             )
         name = site_name(layer, stage)
         return tuple(
-            Comparison(name, layer, stage, phase, verdict, reason=reason, mode="isolated") for phase in self._phases()
+            Comparison(name, layer, stage, phase, verdict, reason=reason, mode="isolated") for phase in self.phases()
         )
 
     def _router_logits(self, site: ReplayedSite) -> torch.Tensor | None:
         scores = self._aligned(site.layer, "moe.router_logits", site.request)
         return None if scores is None else scores.tensor
 
-    def _phases(self) -> list[str]:
+    def phases(self) -> list[str]:
+        """Phases of the trace's captures, prefill first."""
         found = {capture.phase for capture in self.trace.captures}
         return [phase for phase in ("prefill", "decode") if phase in found] or ["prefill"]
 

@@ -101,7 +101,7 @@ def test_an_experts_rows_are_matched_by_expert(fp8_model: Path, healthy: Any):
         ("attn.q_rope", 0, Slice(experts=(1,)), "axes that this stage has"),
         ("resid.out", 0, Slice(heads=(1,)), "axes that this stage has"),
         ("resid.out", 0, Slice(positions=(90, 95)), "at least one row"),
-        ("resid.out", 7, None, "Capture that site on both sides"),
+        ("resid.out", 7, None, "of a model with the layers 0"),
         ("moe.down", 0, Slice(experts=(77,)), "at least one row"),
     ],
 )

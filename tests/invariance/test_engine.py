@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from parity.errors import RunnerError, UsageError
+from parity.floor import Floor
 from parity.invariance import CHECKS, Outcome, Subject, check_coverage, check_history, check_poison, run_checks
 from parity.runner import Relabel, Request, Schedule
 from parity_kernels.forward.runner import TritonRunner, open_runner
@@ -102,3 +103,6 @@ def test_nonsense_is_refused(fp8_runner: TritonRunner):
         run_checks(fp8_runner, prompt, checks=["nothing"])
     with pytest.raises(UsageError, match="at least 8"):
         Subject(fp8_runner, Request("short", (1, 2, 3)))
+    floor = Floor.load(Path(__file__).parents[2] / "fixtures/floors/bf16.json")
+    with pytest.raises(UsageError, match="found recipe bf16"):
+        run_checks(fp8_runner, prompt, checks=["repeat"], floor=floor)
