@@ -57,6 +57,13 @@ class Attention:
         rows = torch.from_numpy(at)
         return replace(self, positions=self.positions[at], q=self.q[rows], sut=self.sut[rows], oracle=self.oracle[rows])
 
+    def of_heads(self, heads: NDArray[np.int64]) -> Attention:
+        """The same of some query heads alone, each beside a copy of the key/value head that it reads."""
+        at = torch.from_numpy(heads)
+        read = at // (self.q.shape[1] // self.k.shape[1])
+        q, sut, oracle = (t[:, at].contiguous() for t in (self.q, self.sut, self.oracle))
+        return replace(self, q=q, k=self.k[:, read], v=self.v[:, read], sut=sut, oracle=oracle)
+
     def scores(self, k: torch.Tensor | None = None) -> torch.Tensor:
         """[G, J, Q, T] unscaled products of queries and keys, J query heads of each key head."""
         k = self.k if k is None else k

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from parity.fingerprint.causes import BLOCK_SCALES
 from parity.fingerprint.constant_ratio import ONE_FACTOR, scaled_slices, slice_kinds, slice_sums
@@ -21,6 +24,10 @@ COARSER = 0.02
 SAMPLE = 64
 """Rows of each projection that tell whether factors of blocks explain half of what they must: 64 rows of 128 columns
 for each block's one factor."""
+
+OFF = 0.02
+"""Distance from 1 that makes a block's factor another one: noise of 0.03 of a row's norm moves a factor that is fitted
+to 64 rows of 128 columns by 0.03 / sqrt(8192) = 3e-4."""
 
 WORDS = {"expert": "experts", "columns": "blocks of 128 columns", "block": "blocks of 128 columns of an expert"}
 
@@ -108,7 +115,22 @@ def _by_weight(field: ErrorField) -> Fingerprint | None:
         f"Factors of the weight's 128x128 blocks ({grid[0]} by {grid[1]}, {own.min():.3g} to {own.max():.3g}) explain "
         f"{percent(score)} of the error, one factor by slice {percent(one)}: scales stand at other blocks than theirs."
     )
-    return Fingerprint(BLOCK_SCALES, score, numbers, sentence, Slice())
+    return Fingerprint(BLOCK_SCALES, score, numbers, sentence, _place(field, known, own))
+
+
+def _place(field: ErrorField, known: Sequence[Projection], own: np.ndarray) -> Slice:
+    """Experts and output columns whose blocks have other factors than 1, where these are not all.
+
+    own: [projections, output blocks, input blocks].
+    """
+    off: NDArray[np.bool_] = np.max(np.abs(own - 1), axis=2) > OFF
+    rows: list[bool] = np.max(off, axis=1).tolist()
+    columns = np.flatnonzero(np.max(off, axis=0))
+    experts = [p.expert for p, wrong in zip(known, rows, strict=True) if wrong and p.expert is not None]
+    together = len(columns) > 0 and columns[-1] - columns[0] == len(columns) - 1
+    part = together and len(columns) < own.shape[1]
+    edge = (int(columns[0]) * COLUMN_BLOCK, min(int(columns[-1] + 1) * COLUMN_BLOCK, field.width)) if part else None
+    return Slice(experts=tuple(experts) if experts and not all(rows) else None, columns=edge)
 
 
 def _cut(own: np.ndarray) -> bool:

@@ -26,16 +26,16 @@ def detect_channel_factor(field: ErrorField) -> Fingerprint | None:
     yy, dy, dd = field.sums.columns
     gain = factor_gain(dy, yy)
     hit = (dd > 0) & ((dd - gain) * field.rows / (field.rows - 1) < (1 - LEAST_SHARE) * dd)
-    hit &= collinear(yy, dy, dd)
+    carrying = dd > CARRIES * dd.mean()
+    hit &= collinear(yy, dy, dd) & carrying
     energy = dd.sum()
     score = float(gain[hit].sum() / energy) if energy > 0 else 0.0
     cells = field.sums.by(None, np.arange(len(field.sums.block)))
     coarse = float(factor_gain(cells[1], cells[0]).sum() / energy) if energy > 0 else 0.0
-    carrying = dd > CARRIES * dd.mean()
     # One of many columns is a segment; of a few slots one is all that a factor by slot can change.
     least = 2 if field.width >= FITTED else 1
     # Elements of a channel are no independent errors once a tile's rows share one: a tenth beyond the cells' factors.
-    if hit.sum() < least or score < coarse + 0.1 or 2 * (hit & carrying).sum() < carrying.sum():
+    if hit.sum() < least or score < coarse + 0.1 or 2 * hit.sum() < carrying.sum():
         return None
     shared = None
     if field.heads > 1:

@@ -72,7 +72,7 @@ def _range(field: ErrorField, *, per_head: bool) -> Fingerprint | None:
         f"{numbers['error_inside']:.2g} against {numbers['error_outside']:.2g} in the others; cosine "
         f"there {direction:.2f}."
     )
-    where = Slice() if per_head else Slice(columns=(left, right))
+    where = Slice() if per_head else _place(field, left, right)
     explained = _content(field, heads, left, right) if float(dd[inside].sum()) > 0 else {}
     what = max(explained, key=lambda name: explained[name], default=None)
     if what is not None and explained[what] > UNRELATED:
@@ -80,6 +80,14 @@ def _range(field: ErrorField, *, per_head: bool) -> Fingerprint | None:
         sentence = f"{sentence[:-1]}; they hold {what}."
         return Fingerprint(cause, lost * explained[what], numbers, sentence, where)
     return Fingerprint(cause, UNRELATED * lost, numbers, sentence, where)
+
+
+def _place(field: ErrorField, left: int, right: int) -> Slice:
+    """The range as heads where it is whole ones."""
+    width = field.width // field.heads if field.heads else 0
+    if width and left % width == 0 and right % width == 0:
+        return Slice(heads=tuple(range(left // width, right // width)))
+    return Slice(columns=(left, right))
 
 
 def _content(field: ErrorField, heads: int, left: int, right: int) -> dict[str, float]:

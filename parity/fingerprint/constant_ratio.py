@@ -33,6 +33,14 @@ ONE_FACTOR = 0.95
 factors' excess (f - 1) of more than about sqrt(1/0.95 - 1) = 0.23 is a spread, not a constant."""
 
 
+CARRIES, ROUNDED = 0.01, 2.0**-18
+"""Slices with less than this of a mean element's error, and errors below BF16's last bit, are right: an order of sums
+leaves a factor of its own in each, 1 + 1e-7, that is nobody's scale."""
+
+NOTHING = 1e-3
+"""Factor below which columns are not scaled: nothing was written into them."""
+
+
 @dataclass(frozen=True)
 class Scaled:
     """The slices of one kind that are off by a factor: kind, (row group, cell group) numbers, the common factor, the
@@ -50,8 +58,9 @@ class Scaled:
 def detect_constant_ratio(field: ErrorField) -> Fingerprint | None:
     """Find the coarsest kind of slice in which the SUT is a constant multiple of the oracle.
 
-    Kinds: tensor, head, expert, columns (128 of them, one scale block), block (128 columns of one expert). Silent when
-    the slices' factors differ. score: share of the error's energy explained by the one factor in the slices found.
+    Kinds: tensor, head, expert, columns (128 of them, one scale block), block (128 columns of one expert), column (a
+    single one). Silent when the slices' factors differ, and where one stretch of columns holds nothing at all. score:
+    share of the error's energy explained by the one factor in the slices found.
     """
     kinds = [scaled for kind in slice_kinds(field) if (scaled := scaled_slices(field, kind)) is not None]
     kinds = [scaled for scaled in kinds if scaled.score > 0 and scaled.score >= ONE_FACTOR * scaled.own_score]
@@ -59,7 +68,7 @@ def detect_constant_ratio(field: ErrorField) -> Fingerprint | None:
         return None
     best = max(scaled.score for scaled in kinds)
     found = next(scaled for scaled in kinds if scaled.score >= best - 0.02)
-    if _varies(field, found):
+    if _emptied(found) or _varies(field, found):
         return None
     where, words = _place(field, found)
     numbers = {
@@ -71,7 +80,14 @@ def detect_constant_ratio(field: ErrorField) -> Fingerprint | None:
     sentence = (
         f"{words} is {found.factor:.4g} times the oracle: one factor explains {percent(found.score)} of the error."
     )
-    return Fingerprint(CONSTANT_RATIO, found.score, numbers, sentence, where)
+    return Fingerprint(CONSTANT_RATIO, min(found.score, 1.0), numbers, sentence, where)
+
+
+def _emptied(found: Scaled) -> bool:
+    """Whether one stretch of columns holds nothing: that is no scale (parity.fingerprint.columns_wrong)."""
+    cells = np.unique(found.slices[:, 1])
+    together = bool(cells[-1] - cells[0] == len(cells) - 1)
+    return found.kind in ("columns", "column") and together and abs(found.factor) < NOTHING
 
 
 def _varies(field: ErrorField, found: Scaled) -> bool:
@@ -86,6 +102,8 @@ def _varies(field: ErrorField, found: Scaled) -> bool:
         labels = field.sums.head if found.kind == "head" else field.sums.block
         assert labels is not None
         columns = np.repeat(np.isin(labels, cells), field.sums.sizes)
+    if found.kind == "column":
+        columns = np.isin(np.arange(field.width), cells)
     y, x = field.y, field.x
     if not rows.all():
         y, x = (t[torch.from_numpy(rows)] for t in (y, x))
@@ -94,7 +112,7 @@ def _varies(field: ErrorField, found: Scaled) -> bool:
     rest = x - found.factor * y
     left = float(rest.square().sum())
     # What rounds to the dtype is no spread: BF16 leaves 2^-9 of each value.
-    if left <= 4 * 2.0**-18 * float(x.square().sum()) or min(y.shape) < FITTED:
+    if left <= 4 * ROUNDED * float(x.square().sum()) or min(y.shape) < FITTED:
         return False
     for axis in (1, 0):
         taken = (rest * y).sum(axis).square() / y.square().sum(axis).clamp(min=1e-30)
@@ -116,12 +134,16 @@ def slice_kinds(field: ErrorField) -> list[str]:
     kinds += ["expert"] if experts else []
     kinds += ["columns"] if blocks > 1 else []
     kinds += ["block"] if experts and blocks > 1 else []
-    return kinds
+    # Of a few slots one is all that a factor by slot can change (parity.fingerprint.channel_factor).
+    return [*kinds, "column"] if field.width >= FITTED else kinds
 
 
 def slice_sums(field: ErrorField, kind: str) -> tuple[Array, Array, Array, Array]:
     """(yy, dy, dd, elements) of each slice of a kind, [row groups, cell groups]."""
     sums, experts = field.sums, field.row_expert
+    if kind == "column":
+        yy, dy, dd = (one[None] for one in sums.columns)
+        return yy, dy, dd, np.full((1, field.width), float(field.rows))
     rows = experts if kind in ("expert", "block") else None
     cells = {"head": sums.head, "columns": sums.block, "block": sums.block}.get(kind)
     yy, dy, dd = sums.by(rows, cells)
@@ -138,6 +160,7 @@ def scaled_slices(field: ErrorField, kind: str) -> Scaled | None:
     # One number fitted to n elements explains 1/n of pure noise: adjusted as in a regression's R^2.
     rest = np.divide(dd - gain, np.maximum(elements - 1, 1)) * elements
     hit = (elements >= FITTED) & (dd > 0) & (rest < (1 - LEAST_SHARE) * dd) & collinear(yy, dy, dd)
+    hit &= (dd * elements.sum() > CARRIES * elements * dd.sum()) | (dd > ROUNDED * yy)
     if not hit.any():
         return None
     energy = field.energy
@@ -160,4 +183,10 @@ def _place(field: ErrorField, found: Scaled) -> tuple[Slice, str]:
         return Slice(experts=tuple(rows)), f"Expert{'s' if len(rows) > 1 else ''} {listed(rows)}"
     if found.kind == "columns":
         return Slice(columns=(first, last)), f"Columns {first} to {last - 1}"
+    if found.kind == "column" and field.axes[-1] == "E":
+        return Slice(experts=tuple(cells)), f"The column of expert{'s' if len(cells) > 1 else ''} {listed(cells)}"
+    if found.kind == "column":
+        whole = cells[-1] - cells[0] == len(cells) - 1
+        where = Slice(columns=(cells[0], cells[-1] + 1)) if whole else Slice()
+        return where, f"Column{'s' if len(cells) > 1 else ''} {listed(cells)}"
     return Slice(experts=tuple(rows), columns=(first, last)), f"Columns {first} to {last - 1} of experts {listed(rows)}"

@@ -38,6 +38,7 @@ from parity.fingerprint.row_factor import detect_row_factor
 from parity.fingerprint.row_order import detect_row_order
 from parity.fingerprint.saturation import detect_saturation
 from parity.fingerprint.softmax_scale import detect_softmax_scale
+from parity.fingerprint.table_row import detect_table_row
 from parity.fingerprint.tile_edge import detect_tile_edge
 from parity.fingerprint.tile_scaled import detect_tile_scaled
 from parity.fingerprint.transposed import detect_transposed
@@ -66,6 +67,7 @@ DETECTORS: tuple[Detector, ...] = (
     detect_missing_term,
     detect_wrong_buffer,
     detect_wrong_expert,
+    detect_table_row,
     detect_first_row,
     detect_transposed,
     detect_short_contraction,

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parity.fingerprint.attend import Attention, attention_of
 from parity.fingerprint.causes import SOFTMAX_SCALE
-from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values
+from parity.fingerprint.evidence import LEAST_SHARE, listed, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
@@ -34,15 +35,30 @@ def detect_softmax_scale(field: ErrorField) -> Fingerprint | None:
     attention = attention_of(field)
     if attention is None or len(field.x) < 2:
         return None
+    return _scaled(attention, None) or _heads_scaled(attention)
+
+
+def _heads_scaled(attention: Attention) -> Fingerprint | None:
+    """The same where some heads carry the error and the others are right."""
+    error = (attention.sut - attention.oracle).square().sum((0, 2)).numpy()
+    heads = np.flatnonzero(error > LEAST_SHARE * error.mean())
+    if not 0 < len(heads) < len(error):
+        return None
+    return _scaled(attention.of_heads(heads), heads, among=attention.error)
+
+
+def _scaled(attention: Attention, heads: NDArray[np.int64] | None, *, among: float | None = None) -> Fingerprint | None:
+    """The factor that reproduces these heads (None: all). among: energy of the whole error, where others have some."""
     base = attention.scale
     # Whether any scale is worth it is asked of few queries; which one it is, of all sampled ones.
     if _best(attention.fewer(COARSE))[1] > 1 - LEAST_SHARE:
         return None
     factor, loss = _best(attention)
     unchanged = attention.explained(scores=attention.scores())
-    score = 1 - loss
+    share = 1.0 if among is None else attention.error / among
+    score = share * (1 - loss)
     # The right scale must not explain as much: then the oracle's tensor is not this attention.
-    if not (score >= LEAST_SHARE and score - unchanged >= LEAST_SHARE):
+    if not (score >= LEAST_SHARE and score - share * unchanged >= LEAST_SHARE):
         return None
     numbers = {
         "factor": factor,
@@ -57,11 +73,14 @@ def detect_softmax_scale(field: ErrorField) -> Fingerprint | None:
         if factor == 0
         else f"as of head dimension {attention.head_dim / factor**2:.4g}"
     )
+    of = "" if heads is None else f" of head{'s' if len(heads) > 1 else ''} {listed(heads.tolist())}"
     sentence = (
-        f"Attention computed here from the SUT's own q, k and v with scores scaled by {factor:.4g} times 1/sqrt("
+        f"Attention{of} computed here from the SUT's own q, k and v with scores scaled by {factor:.4g} times 1/sqrt("
         f"{attention.head_dim}) ({meaning}) reproduces the SUT: {percent(score)} of the error."
     )
-    return Fingerprint(SOFTMAX_SCALE, score, numbers, sentence, Slice())
+    return Fingerprint(
+        SOFTMAX_SCALE, score, numbers, sentence, Slice(heads=None if heads is None else tuple(heads.tolist()))
+    )
 
 
 def _best(attention: Attention) -> tuple[float, float]:

@@ -12,7 +12,11 @@ from parity.fingerprint.weight import projections
 from parity.records import Slice
 
 SAMPLE = 24
-"""Rows of each expert that are tried: a wrong weight is wrong in every row."""
+"""Rows of each expert that are tried, of those that carry its error: a wrong weight is wrong in every row, a wrong
+offset in those between it and the right one."""
+
+CARRIES = 0.01
+"""Rows with less than this of the error of the expert's worst row are right."""
 
 SHARE = 0.01
 """Experts with less of the field's error than this are passed over."""
@@ -36,7 +40,9 @@ def detect_wrong_expert(field: ErrorField) -> Fingerprint | None:
         energy = float(field.d[own.rows].square().sum())
         if energy < SHARE * field.energy:
             continue
-        pick = torch.linspace(0, len(own.rows) - 1, min(SAMPLE, len(own.rows))).round().long()
+        error = torch.from_numpy(field.sums.dd.sum(1))[own.rows]
+        wrong = torch.nonzero(error > CARRIES * error.max()).flatten()
+        pick = wrong[torch.linspace(0, len(wrong) - 1, min(SAMPLE, len(wrong))).round().long()]
         x, before = field.x[own.rows[pick]], float(field.d[own.rows[pick]].square().sum())
         rest = (x - torch.einsum("nk,efk->enf", own.input[pick], weights)).square().sum((1, 2))
         rest[number] = float("inf")

@@ -57,6 +57,29 @@ def shuffled(lab: Any, count: int, seed: int = 3) -> torch.Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
+def one_head(lab: Any, context: torch.Tensor) -> torch.Tensor:
+    """The healthy context but for head 1, which is of the other one."""
+    return put(lab.tensors["attn.context"].clone(), (slice(None), 1), context[:, 1])
+
+
+def row_of_another_expert(lab: Any) -> ErrorField:
+    """The first row of expert 1 is computed with the weight of expert 0."""
+    value, ids = lab.tensors["moe.gate"].clone(), lab.tensors["moe.topk_ids"]
+    token, slot = torch.nonzero(ids == 1)[0].tolist()
+    value[token, slot] = lab.weights["moe.gate"][0] @ lab.tensors["mlp.norm"][token]
+    return lab.field("moe.gate", value, related={"weight": lab.weights["moe.gate"]})
+
+
+def embeddings_shifted(lab: Any) -> ErrorField:
+    """Ids of the upper half of a vocabulary read the next row."""
+    table = lab.normal(200, lab.size.D)
+    ids = torch.randint(0, 199, (lab.size.T,), generator=lab.g)
+    return ErrorField(
+        "embed.out", None, table[ids], lab.noisy(table[torch.where(ids >= 100, ids + 1, ids)]), ("T", "D"),
+        inputs={"ids": ids}, related={"weight": table},
+    )  # fmt: skip
+
+
 def derangement(heads: int) -> list[int]:
     """Pairs exchanged: no constant shift for more than two heads."""
     order = list(range(heads))

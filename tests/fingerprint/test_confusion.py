@@ -21,11 +21,13 @@ from tests.fingerprint.plants import (
     derangement,
     e4m3,
     edited,
+    embeddings_shifted,
     flipped_by_ties,
     half_of_k,
     ids_of_another,
     late_chunk,
     older,
+    one_head,
     other_input,
     past_cap,
     phases,
@@ -33,6 +35,7 @@ from tests.fingerprint.plants import (
     random_like,
     renormalized,
     rope,
+    row_of_another_expert,
     rows_of,
     scale,
     scales_transposed,
@@ -86,6 +89,18 @@ T = {
         C.CONSTANT_RATIO, edited("moe.gate", lambda lab, v: scale(v, rows_of(lab, 1), 1.2)),
         lambda lab, f: f.slice.experts == (1,) and f.numbers["kind"] == "expert",
     ),
+    "a column x0.9": Planted(
+        C.CONSTANT_RATIO,
+        edited("moe.router_logits", lambda lab, v: scale(v, (slice(None), 3), 0.9), noisy=False),
+        lambda lab, f: f.slice.experts == (3,),
+        sizes=(1, 2),  # five columns are few, as slots are
+    ),
+    "columns x0.9, all others 1e-7 off": Planted(
+        C.CONSTANT_RATIO,
+        edited("attn.out", lambda lab, v: scale(v * (1 - 3e-7), (slice(None), slice(128, 256)), 0.9), noisy=False),
+        lambda lab, f: f.slice.columns == (128, 256),
+        sizes=(1,),
+    ),
     "rows by their own factors": Planted(
         C.ROW_RATIO, edited("attn.out", lambda lab, v: v * torch.linspace(0.3, 0.9, lab.size.T)[:, None]),
     ),
@@ -119,6 +134,16 @@ T = {
     ),
     "a segment": Planted(
         C.COLUMN_SEGMENT, edited("attn.out", lambda lab, v: put(v, (..., slice(16, 40)), random_like(v)[..., 16:40])),
+    ),
+    "a segment of whole heads": Planted(
+        C.COLUMN_SEGMENT, edited("attn.v", lambda lab, v: put(v, (slice(None), 1), random_like(v)[:, 1])),
+        lambda lab, f: f.slice.heads == (1,) and f.slice.columns is None,
+        sizes=(1, 2),
+    ),
+    "columns empty": Planted(
+        C.COLUMN_SEGMENT, edited("mlp.norm", lambda lab, v: put(v, (..., slice(128, 256)), 0.0)),
+        lambda lab, f: f.slice.columns == (128, 256) and f.numbers["holds"] == "zero",
+        sizes=(1,),
     ),
     "the second slot's weights": Planted(
         C.CHANNEL_RATIO, edited("moe.topk_weights", lambda lab, v: put(v.clone(), (slice(None), 1), v[:, 1] * 1.1)),
@@ -207,6 +232,10 @@ T = {
         lambda lab, f: abs(f.numbers["factor"] / math.sqrt(320 / 128) - 1) < 0.02,
     ),
     "softmax too flat": Planted(C.SOFTMAX_SCALE, lambda lab: lab.field("attn.context", context(lab, 0.25))),
+    "one head's softmax too sharp": Planted(
+        C.SOFTMAX_SCALE, lambda lab: lab.field("attn.context", one_head(lab, context(lab, math.sqrt(2)))),
+        lambda lab, f: f.slice.heads == (1,) and abs(f.numbers["factor"] / math.sqrt(2) - 1) < 0.03,
+    ),
     "no softmax": Planted(
         C.SOFTMAX_SCALE, lambda lab: lab.field("attn.context", context(lab, 0.0)), lambda lab,
         f: f.numbers["factor"] == 0
@@ -232,6 +261,13 @@ T = {
     "gate is up": Planted(C.GATE_UP_SWAPPED, swapped),
     "router reads another buffer": Planted(
         C.WRONG_INPUT, other_input, lambda lab, f: f.numbers["read_instead"] == "resid.in"
+    ),
+    "one row of another expert's weight": Planted(
+        C.WRONG_INPUT, row_of_another_expert, lambda lab, f: f.slice.experts == (1,)
+        and f.numbers["weight_of_expert"] == {"1": 0},
+    ),
+    "embeddings of the next id": Planted(
+        C.WRONG_INPUT, embeddings_shifted, lambda lab, f: f.numbers["offset"] == 1
     ),
     "older buffer": Planted(C.WRONG_INPUT, older),
     "weights not renormalized": Planted(

@@ -132,7 +132,8 @@ class RecipeRunner(Oracle):
         return out
 
     def weight_of(self, stage: str, layer: int | None) -> torch.Tensor | None:
-        """The weight of a linear stage, dequantized: [N, K] fp32, [E, N, K] for expert rows; None for other stages."""
+        """The weight of a linear stage, dequantized: [N, K] fp32, [E, N, K] for expert rows; of the embedding its table
+        [V, D]; None for other stages."""
         return self.weights.of_stage(stage, layer)
 
     def compute(

@@ -58,9 +58,12 @@ class Weights:
         return self.embedding() if self.checkpoint.hyper.tied_embeddings else self.matrix("lm_head.weight")
 
     def of_stage(self, stage: str, layer: int | None) -> torch.Tensor | None:
-        """The matrix of a linear stage as exact fp32, [N, K], or [E, N, K] where each expert has its own; else None."""
+        """The matrix of a linear stage as exact fp32, [N, K], or [E, N, K] where each expert has its own, and the table
+        of the embedding, [V, D]; else None."""
         if stage == "logits":
             return self.head().exact32
+        if stage == "embed.out":
+            return self.embedding().exact32
         if layer is None:
             return None
         if stage in ATTENTION:
