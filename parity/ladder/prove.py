@@ -183,7 +183,7 @@ def prove(
     schedule: how `request` was fed in `trace`, and is fed here. prompt: what of it the continuations begin after; None
         for all of it.
     again: a second run of the SUT that is at hand; None makes one.
-    generations: the SUT's and the oracle's continuation; None leaves the text out, and so does a site at `embed.out`.
+    generations: the SUT's and the oracle's continuation; None leaves the text out.
     Raises UsageError for an SUT that cannot graft.
     """
     info = sut.describe()
@@ -237,8 +237,7 @@ def prove(
         unmasked |= {site_name(*site): score for site, score in hidden.items()}
     target = oracle.forward([request], capture=logits_only)
     texts = None
-    # No trace holds the ids that a continuation chooses: what embeds them cannot be replayed from one.
-    if generations is not None and not any(stage == "embed.out" for _, stage in mended):
+    if generations is not None:
         new = len(generations[1].ids)
         after = sut.generate(prompt or request, max_new_tokens=new, graft=grafts)
         texts = tuple((agreement(one.ids, generations[1].ids), new) for one in (generations[0], after))

@@ -94,14 +94,15 @@ def test_half_a_finding_is_completed_and_says_so(attempt: Try):
     assert proof.removed
 
 
-def test_an_embedding_is_proved_without_its_continuation(attempt: Try):
+def test_an_embedding_is_proved_and_so_is_its_continuation(attempt: Try):
     def next_row(runner: TritonRunner) -> None:
         embed = runner.engine.ops["embed"]
         runner.engine.ops["embed"] = lambda ids, weight, **more: embed((ids + 1) % len(weight), weight, **more)
 
     proof = attempt([(None, "embed.out")], change=next_row)
     assert proof.proved, proof.sentence()
-    assert proof.text_after is None
+    assert proof.text_after is not None
+    assert proof.text_after[0] == proof.text_after[1]
 
 
 def test_an_inherited_error_is_not_proved_where_it_only_shows(attempt: Try):
