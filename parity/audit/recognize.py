@@ -13,6 +13,7 @@ E4M3 = "float8_e4m3fn"
 
 ZEROS = "zeros in place of a weight"
 ONES = "ones in place of a tensor"
+ONE_VALUE = "one value in place of a tensor"
 SCALES = "scales never consumed"
 OTHER = "another tensor of the checkpoint"
 ORDER = "the right elements in another order"
@@ -61,6 +62,9 @@ def describe_content(probe: TensorProbe, tensor: StoredTensor, stored: Sequence[
         return ZEROS, unbound, "zeros are read"
     if set(probe.samples) == {1.0} and probe.rms == 1.0:
         return ONES if tensor.scales is None else SCALES, unbound, "ones are read"
+    same = set(probe.samples) in ({probe.rms}, {-probe.rms})  # the root of a mean of equal squares
+    if same and len(set(tensor.forms["values"].samples)) > 1:
+        return ONE_VALUE, unbound, f"{probe.samples[0]:.6g} is read everywhere"
     for other in stored:
         if other.name != tensor.name and any(form.digest == probe.digest for form in other.forms.values()):
             return OTHER, causes.TENSOR_UNBOUND, f"{other.name} is read"

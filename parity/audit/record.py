@@ -56,7 +56,7 @@ class WeightDistance:
     cosine, norm_ratio (this over reference), rel_l2: of the whole tensor. worst_row, worst_block: index and rel_l2 of
     the worst row and the worst 128x128 block, edges included; a vector is one row. excess: the largest error of an
     element over what the format's rounding allows; above 1 is no rounding. outside: share of elements above 1.
-    basis: what `excess` is measured by, with its source.
+    basis: what `excess` is measured by, with its source. scaled: whether it is stored as codes with scales.
     """
 
     name: str
@@ -68,6 +68,7 @@ class WeightDistance:
     excess: float
     outside: float
     basis: str
+    scaled: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from parity.invariance.record import Outcome
 
 LENGTH = "weights of another magnitude"
 OTHER = "values beyond the format's rounding"
+LEFT_OUT = 2.0
+"""A norm ratio from here on, or below its inverse, is that of scales that were left out: those that are powers of two
+move a norm by 2 or more, and blocks that were scaled to fill E4M3 by hundreds. A ratio nearer to 1 is a factor."""
 
 
 def judge_distances(
@@ -19,14 +22,14 @@ def judge_distances(
     """A weight is right when no element is further off than its format rounds (`excess` at most 1, derived).
 
     problems: (tensor, words) of those that could not be compared: missing, of another shape. Findings are one for
-    each kind: another magnitude (scales left out), or values that are others.
+    each kind: another magnitude (scales left out, or a factor), or values that are others (of a tensor with scales,
+    misplaced ones).
     """
     wrong = [one for one in distances if not one.excess <= 1]
-    findings = []
-    for name, cause in ((LENGTH, causes.SCALES_UNUSED), (OTHER, causes.BLOCK_SCALES)):
-        alike = [one for one in wrong if (name == LENGTH) == _is_scaled(one)]
-        if alike:
-            findings.append(_finding(name, cause, alike))
+    kinds: dict[tuple[str, str], list[WeightDistance]] = {}
+    for one in wrong:
+        kinds.setdefault(_kind(one), []).append(one)
+    findings = [_finding(*kind, alike) for kind, alike in kinds.items()]
     if problems:
         text = "; ".join(f"{tensor}: {words}" for tensor, words in problems[:3])
         findings.append(
@@ -48,7 +51,15 @@ def judge_distances(
     return AuditCheck("reference", Outcome.HELD, said, len(distances)), ()
 
 
-def _is_scaled(one: WeightDistance) -> bool:
+def _kind(one: WeightDistance) -> tuple[str, str]:
+    """What is wrong with a weight, and its cause class."""
+    if not _is_longer(one):
+        return OTHER, causes.BLOCK_SCALES if one.scaled else causes.TENSOR_UNBOUND
+    left_out = one.scaled and not 1 / LEFT_OUT < one.norm_ratio < LEFT_OUT
+    return LENGTH, causes.SCALES_UNUSED if left_out else causes.CONSTANT_RATIO
+
+
+def _is_longer(one: WeightDistance) -> bool:
     """Most of the distance is the length's: by the triangle inequality |norm_ratio - 1| is at most rel_l2, and for a
     factor alone it equals it. False for what is not finite."""
     return math.isfinite(one.norm_ratio) and abs(one.norm_ratio - 1) > one.rel_l2 / 2

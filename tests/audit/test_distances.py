@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from parity.audit import judge_distances
 from parity.audit.reference import LENGTH, OTHER
+from parity.fingerprint.causes import CONSTANT_RATIO, SCALES_UNUSED, TENSOR_UNBOUND
 from parity.invariance import Outcome
 from parity_oracles.checkpoint import read_checkpoint
 from parity_oracles.checkpoint.distances import weight_distances
@@ -67,6 +68,22 @@ def test_one_scale_of_one_block(factor: float, edited: Callable[..., Path], bf16
     assert finding.tensors == (DOWN,)
     wrong = next(one for one in distances if one.name == DOWN)
     assert wrong.worst_block[0] == (1, 0)
+
+
+@pytest.mark.parametrize("factor", [1.03, 0.25, 100.0])
+def test_a_factor_of_one_weight_is_no_scale_left_out(factor: float, edited: Callable[..., Path], bf16_model: Path):
+    def change(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * factor if name == DOWN + "_scale_inv" else tensor
+
+    _, _, (finding,) = judged(edited(change), bf16_model)
+    assert (finding.name, finding.tensors) == (LENGTH, (DOWN,))
+    assert finding.cause == (CONSTANT_RATIO if factor == 1.03 else SCALES_UNUSED)
+
+
+def test_other_values_of_a_plain_tensor_are_no_misplaced_scales(edited: Callable[..., Path], bf16_model: Path):
+    gain = "model.layers.0.input_layernorm.weight"
+    _, _, (finding,) = judged(edited(lambda name, x: x.flip(0) if name == gain else x), bf16_model)
+    assert (finding.name, finding.cause, finding.tensors) == (OTHER, TENSOR_UNBOUND, (gain,))
 
 
 def test_a_transposed_grid_shows_in_blocks(edited: Callable[..., Path], bf16_model: Path):

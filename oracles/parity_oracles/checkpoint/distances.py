@@ -63,6 +63,7 @@ def _distance(checkpoint: Checkpoint, reference: Checkpoint, name: str) -> Weigh
         excess=float(over.max()) if over.numel() else 0.0,
         outside=float((over > 1).double().mean()) if over.numel() else 0.0,
         basis=basis,
+        scaled=checkpoint.is_fp8(name),
     )
 
 
