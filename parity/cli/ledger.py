@@ -105,16 +105,25 @@ def show(case: Case = Path(), as_json: AsJson = False) -> None:
     gone = held.withdrawn()
     table = Table(box=None, pad_edge=False)
     for column in ("", "claim", "stands", "prediction", "measured"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for hypothesis in held.hypotheses:
         measured = [
             f"{test.id} {'(withdrawn) ' if test.id in gone else ''}{test.verdict.value}: "
-            + ", ".join(f"{name}={value}" for name, value in test.numbers.items())
+            + ", ".join(f"{name}={_short(value)}" for name, value in test.numbers.items())
             for test in held.tests(hypothesis.id)
         ]
         cells = (hypothesis.claim, held.standing(hypothesis.id).value, hypothesis.prediction, "\n".join(measured))
         table.add_row(hypothesis.id, *(escape(cell) for cell in cells))
     Console().print(table if held.hypotheses else "no hypothesis yet")
+
+
+def _short(value: Any) -> str:
+    """A measured value for a table: numbers to four digits; `--json` has all of them."""
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_short(one)}" for name, one in value.items()) + ")"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_short, value)) + "]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _number(text: str) -> tuple[str, float | str]:

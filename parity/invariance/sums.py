@@ -184,8 +184,13 @@ def sum_rules(trace: Trace) -> Sums:
 
 def check_sums(subject: Subject) -> Invariance:
     """Sum rules on the long prompt's trace."""
+    return judge_sums(subject.base(subject.request))
+
+
+def judge_sums(trace: Trace) -> Invariance:
+    """Sum rules on a trace that is at hand."""
     turn = "nothing: rules that one run must obey by itself"
-    sums = sum_rules(subject.base(subject.request))
+    sums = sum_rules(trace)
     tried = {name: count for name, count in sums.checked.items() if count}
     if not tried:
         return not_run("sums", turn, "The runner shows none of the stages that the rules are about.")

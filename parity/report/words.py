@@ -37,7 +37,10 @@ def proof_lines(proof: Proof) -> list[str]:
             f"{name} {'not judged' if score is None else f'{score:.2g}'}" for name, score in proof.added.items()
         ),
         f"output: with the replayed tensors there, {cleared} of {len(proof.cleared)} sites "
-        f"that exceeded their floor no longer do; {proof.effect.line()}",
+        f"that exceeded their floor no longer do; {proof.effect.line()}"
+        if proof.silent is None
+        else f"output: no chained floor sees it; with the replayed tensors there, {proof.silent.reversal.line()}; "
+        + proof.effect.line(),
     ]
     if proof.unconfirmed:
         lines.append(f"not confirmed: {', '.join(proof.unconfirmed)} add nothing on the oracle's inputs")

@@ -119,10 +119,14 @@ def test_a_trace_alone_is_judged_as_far_as_it_goes(bf16_model: Path, case: Case,
     found = investigate(alone, tmp_path / "out", oracle=exact)
     status = {one.name: one.status.value for one in found.results}
     assert status == {
-        "prompt": "NOT_RUN", "audit": "NOT_RUN", "symptom": "NOT_RUN", "invariances": "NOT_RUN", "sweep": "ruled_out",
+        "prompt": "NOT_RUN", "audit": "NOT_RUN", "symptom": "NOT_RUN", "invariances": "ruled_out", "sweep": "ruled_out",
         "replay": "ruled_out", "zoom": "ruled_out", "proof": "NOT_RUN", "fixture": "NOT_RUN",
     }  # fmt: skip
     assert found.finding.verdict == "clean"
+    rung = found.rung(3)
+    assert rung is not None
+    assert len(rung.rules_out) == 1, "this trace states no launch: sums alone can be judged"
+    assert rung.rules_out[0].startswith("sums")
     assert any("a trace does not decode" in one for one in found.finding.not_excluded)
     assert all(one.forwards == 0 for one in found.results)
 

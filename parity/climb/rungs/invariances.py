@@ -11,7 +11,9 @@ from parity.climb.promises import beyond_rounding
 from parity.climb.rung import Cost, Rung, RungResult, Status
 from parity.fingerprint.causes import PROBES_CHANGE_BITS
 from parity.invariance import CHECKS, Invariance, Outcome, Subject, launch_coverage, run_checks
+from parity.invariance.launches import judge_coverage
 from parity.invariance.record import not_run
+from parity.invariance.sums import judge_sums
 from parity.records import Finding
 from parity.runner import Request, Schedule
 
@@ -19,10 +21,11 @@ CONTROLS = ("repeat", "causality")
 """What any oracle can be asked to keep: the comparison, and the machine, change no bit by themselves."""
 
 
+LEFT_OUT = "Whoever asked left it out."
+
+
 def obstacle(bench: Bench) -> str:
-    if bench.sut is None and not any(capture.launch for capture in bench.trace.captures):
-        return "the trace states no launch, and nothing can be turned on a trace"
-    return ""
+    return ""  # of a trace, its launches and its sums can be judged; where it has neither, the result says so
 
 
 def run(bench: Bench) -> RungResult:
@@ -79,16 +82,12 @@ def _knobs(bench: Bench) -> list[Knob]:
 
 def _examined(bench: Bench) -> list[Invariance]:
     if bench.sut is None:
-        left = [name for name in CHECKED if name != "coverage"]
-        return [_of_trace(bench), *(not_run(name, "nothing", "A trace cannot be run again.") for name in left)]
+        return [_of_trace(name, bench) for name in CHECKED]
     subject = bench.subject
     if bench.fed[1] == Schedule():
         subject.keep(bench.case.request, bench.trace)
     asked = bench.case.checks or CHECKED
-    return [
-        _check(name, subject) if name in asked else not_run(name, "nothing", "Whoever asked left it out.")
-        for name in CHECKED
-    ]
+    return [_check(name, subject) if name in asked else not_run(name, "nothing", LEFT_OUT) for name in CHECKED]
 
 
 def _check(name: str, subject: Subject) -> Invariance:
@@ -99,11 +98,15 @@ def _check(name: str, subject: Subject) -> Invariance:
         return not_run(name, "it was tried", f"The engine failed: {type(error).__name__}: {error}"[:600])
 
 
-def _of_trace(bench: Bench) -> Invariance:
-    """Coverage by the launches that a trace states."""
-    from parity.invariance.launches import judge_coverage
-
-    return judge_coverage(launch_coverage(bench.trace))
+def _of_trace(name: str, bench: Bench) -> Invariance:
+    """A check of a trace alone: coverage by the launches that it states, sums by its tensors; the others turn something
+    and run the engine again."""
+    asked = bench.case.checks or CHECKED
+    if name not in asked:
+        return not_run(name, "nothing", LEFT_OUT)
+    if name == "coverage":
+        return judge_coverage(launch_coverage(bench.trace))
+    return judge_sums(bench.trace) if name == "sums" else not_run(name, "nothing", "A trace cannot be run again.")
 
 
 def _finding(bench: Bench, one: Invariance) -> Finding | None:
@@ -151,7 +154,7 @@ INVARIANCES = Rung(
     question="What must hold of the engine whatever the right answer is, and does not?",
     claim="The engine breaks what must hold of it whatever the right answer is.",
     prediction="A launch falls short of its work, or a turn that must not matter moves a row beyond rounding.",
-    needs=("an engine that runs again; of a trace, launches that it states",),
+    needs=("an engine that runs again; of a trace, the launches that it states and the stages that sums are about",),
     rules_out=tuple(CHECKED.values()),
     control="the oracle, asked to keep what any runner must",
     obstacle=obstacle,
