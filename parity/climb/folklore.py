@@ -17,6 +17,8 @@ from parity.records import Comparison
 
 Results = Mapping[int, RungResult]
 ROPE = ("attn.q_rope", "attn.k_rope")
+COMPARED = {4: "chained", 5: "isolated"}
+"""The summary that each of these rungs keeps once it is finished."""
 ROUTES = ("moe.router_logits", "moe.topk_ids")
 
 
@@ -49,12 +51,15 @@ def _open(sentence: str) -> Judged:
 def _lacking(results: Results, *numbers: int) -> Judged | None:
     """What is said where a rung that decides did not run."""
     missing = [number for number in numbers if number not in results or not results[number].ran]
-    return _open(f"rung {', '.join(map(str, missing))} was not run") if missing else None
+    if missing:
+        return _open(f"rung {', '.join(map(str, missing))} was not run")
+    broken = [number for number in numbers if number in COMPARED and results[number].summary(COMPARED[number]) is None]
+    return _open(f"rung {', '.join(map(str, broken))} could not be finished") if broken else None
 
 
 def _records(results: Results, number: int) -> tuple[Comparison, ...]:
     """The comparisons of rung 4, error from upstream included, or of rung 5, each stage alone."""
-    found = results[number].summary({4: "chained", 5: "isolated"}[number])
+    found = results[number].summary(COMPARED[number])
     assert found is not None
     return found.comparisons
 

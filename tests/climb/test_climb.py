@@ -211,6 +211,23 @@ def test_options_of_opening_are_knobs_too(case: Case, exact: Any, bf16_model: Pa
     assert "order of the arithmetic" in knobs["order"].sentence
 
 
+def test_rungs_that_break_leave_an_unresolved_verdict(climb_on: Climb, monkeypatch: pytest.MonkeyPatch):
+    """An oracle, or an engine, may raise in the middle of the sweep: what rests on it is not run, claims stay open."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise MemoryError("no more of it")
+
+    monkeypatch.setattr("parity.climb.rungs.sweep.sweep_against", broken)
+    monkeypatch.setattr("parity.climb.rungs.replay.numbers_of", broken)
+    found = climb_on(skip=(0, 1, 2, 3))
+    assert status(found)["sweep"] == "inconclusive"
+    assert status(found)["zoom"] == "NOT_RUN"
+    assert found.finding.verdict == "unresolved"
+    rung = found.rung(6)
+    assert rung is not None
+    assert "which were not finished" in rung.sentence
+
+
 def test_what_was_not_tried_is_not_ruled_out(climb_on: Climb):
     rung = climb_on(skip=(0, 1, 2, 4, 5, 6, 7, 8), checks=("sums",)).results[3]
     assert rung.status is Status.RULED_OUT

@@ -23,8 +23,12 @@ MOST_FIELDS = 6
 def obstacle(bench: Bench) -> str:
     if bench.floor is None:
         return "without a floor nothing was judged"
-    missing = [str(number) for number in (4, 5) if number not in bench.results or not bench.results[number].ran]
-    return f"it reads the comparisons of rungs {' and '.join(missing)}, which were not run" if missing else ""
+    done = bench.results
+    missing = [str(number) for number in (4, 5) if number not in done or not done[number].ran]
+    if missing:
+        return f"it reads the comparisons of rungs {' and '.join(missing)}, which were not run"
+    broken = [str(number) for number, name in ((4, "chained"), (5, "isolated")) if done[number].summary(name) is None]
+    return f"it reads the comparisons of rungs {' and '.join(broken)}, which were not finished" if broken else ""
 
 
 def run(bench: Bench) -> RungResult:
