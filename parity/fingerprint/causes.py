@@ -33,6 +33,7 @@ COLUMNS_PERMUTED = "columns are permuted"
 
 # Values.
 E4M3_GRID = "values on the E4M3 grid"
+NARROW_GRID = "values on the grid of a narrower dtype"
 SATURATED = "saturated at one extreme value"
 NONFINITE = "not finite"
 
@@ -92,6 +93,7 @@ CAUSES: Mapping[str, str] = {
     COLUMNS_PERMUTED: "The rows of a weight lie in another order than the checkpoint's: a shuffled or shifted layout.",
     COLUMN_SEGMENT: "One of several fused projections is wrong: its quantization, its offset.",
     E4M3_GRID: "The tensor is stored in FP8 E4M3 without its scale.",
+    NARROW_GRID: "A cast that the recipe does not have; an engine that means it has another recipe, and another floor.",
     SATURATED: "A cast clips at the largest value of a narrow format, or at a wrong limit.",
     NONFINITE: "An overflow (fp16 holds 65504), a division by zero, or uninitialized memory.",
     ROPE_THETA: "The rope base is a default, not the checkpoint's.",

@@ -28,6 +28,7 @@ from parity.fingerprint.missing_bias import detect_missing_bias
 from parity.fingerprint.missing_norm import detect_missing_norm
 from parity.fingerprint.missing_slot import detect_missing_slot
 from parity.fingerprint.missing_term import detect_missing_term
+from parity.fingerprint.narrow_grid import detect_narrow_grid
 from parity.fingerprint.nonfinite import detect_nonfinite
 from parity.fingerprint.pair_order import detect_pair_order
 from parity.fingerprint.phase import detect_phase
@@ -77,6 +78,7 @@ DETECTORS: tuple[Detector, ...] = (
     detect_nonfinite,
     detect_saturation,
     detect_e4m3_grid,
+    detect_narrow_grid,
     detect_constant_ratio,
     detect_tile_scaled,
     detect_block_scales,

@@ -199,6 +199,14 @@ T = {
         edited("attn.k_rope", lambda lab, v: e4m3(v.flatten(1), v.flatten(1).abs().amax(1, keepdim=True) / 448)
                .view_as(v).bfloat16(), noisy=False),
     ),
+    "logits in bf16": Planted(
+        C.NARROW_GRID, edited("moe.router_logits", lambda lab, v: v.bfloat16().float(), noisy=False),
+        lambda lab, f: f.numbers["dtype"] == "bfloat16",
+    ),
+    "weights in fp16": Planted(
+        C.NARROW_GRID, edited("moe.topk_weights", lambda lab, v: v.half().float(), noisy=False),
+        lambda lab, f: f.numbers["dtype"] == "float16",
+    ),
     "clipped": Planted(
         C.SATURATED, edited("attn.norm", lambda lab, v: v.clamp(-1, 1), noisy=False),
         lambda lab, f: f.numbers["limit"] == 1,
