@@ -152,11 +152,14 @@ def _compare_stored(
     streamed = stream_pair(a, b, floor, advance)
     note = "" if a.dtype == b.dtype else f"compared by value: {dtypes}"
     stored = [floor is not None and t.known == getattr(torch, floor.model.dtype) for t in (a, b)]
-    if floor is not None and stored[0] != stored[1]:
+    rounded = stored[0] != stored[1]
+    if floor is not None and rounded:
         note += f", as rounded to {floor.model.dtype}"
     if floor is not None and not any(stored):
         note = "; ".join(filter(None, (note, f"stored as {a.dtype}, judged as rounded to {floor.model.dtype}")))
-    return _judge(a, streamed, floor, note)
+    # Equal once rounded is not yet equal bit for bit: a second look, at the values as they are stored.
+    same = not streamed.total.differ and not (rounded and stream_pair(a, b, None).total.differ)
+    return _judge(a, streamed, floor, note, same=same)
 
 
 def _kind(dtype: torch.dtype | None) -> str:
@@ -181,7 +184,10 @@ def _compare_exactly(a: StoredTensor, b: StoredTensor, floor: DerivedFloor | Non
     return _record(a, Verdict.EXCEEDS_FLOOR, reason, float("inf"), whole=whole, worst=(first,))
 
 
-def _judge(tensor: StoredTensor, streamed: Streamed, floor: DerivedFloor | None, note: str) -> Comparison:
+def _judge(
+    tensor: StoredTensor, streamed: Streamed, floor: DerivedFloor | None, note: str, *, same: bool
+) -> Comparison:
+    """same: whether the values are equal as they are stored."""
     worst, whole = streamed.slices(floor), streamed.whole(floor)
     over = max((s.over_floor for s in worst if s.over_floor is not None), default=None)
     total = streamed.total
@@ -196,7 +202,7 @@ def _judge(tensor: StoredTensor, streamed: Streamed, floor: DerivedFloor | None,
             for side, (count, rows, first) in streamed.by_side.items()
         ]
         return record(Verdict.NONFINITE, "; ".join(parts))
-    if not total.differ:
+    if same:
         return record(Verdict.MATCH, "", None if floor is None else 0.0)
     if floor is None:
         return record(Verdict.NO_FLOOR, "measured only: no floor was given")
