@@ -68,6 +68,15 @@ def _opened_otherwise(case: Case, behind: str) -> bool:
     return bool(rest.replace(case.folder.special.get("eos_token") or "", ""))
 
 
+def repeated(case: Case) -> Explanation | None:
+    """The whole prompt stands there more than once."""
+    want, got = tuple(case.reference.ids), tuple(case.sut.ids)
+    times = len(got) // len(want) if want else 0
+    if times < 2 or got != want * times:
+        return None
+    return Explanation("prompt_repeated", f"The whole prompt is fed {times} times over.", True, {"times": times})
+
+
 def cut(case: Case) -> Explanation | None:
     """The prompt is a part of the template's: its end or its start."""
     want, got = case.reference.ids, case.sut.ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 NAMES: dict[str, str] = {
+    "prompt_repeated": "the whole prompt is fed more than once",
     "template_file_ignored": "a template file lies beside the weights, and the prompt is not made by it",
     "other_template": "the prompt is another template's",
     "tools_described_twice": "a tool is described twice, or in two formats",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from parity.prompt.edges import cut, first_token, last_token, opening
+from parity.prompt.edges import cut, first_token, last_token, opening, repeated
 from parity.prompt.evidence import Case
 from parity.prompt.names import RANK
 from parity.prompt.recoded import recoded
@@ -26,6 +26,9 @@ def explain(case: Case) -> tuple[Explanation, ...]:
     """
     if not case.hunks:
         return ()
+    again = repeated(case)
+    if again is not None:
+        return (again,)
     fed = [other for other in case.candidates if other.prompt.ids == case.sut.ids]
     fed = [other for other in fed if other.own] or fed
     found = [Explanation(other.name, other.sentence, True, other.evidence) for other in fed]

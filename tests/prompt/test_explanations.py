@@ -317,6 +317,13 @@ def test_a_tool_that_nobody_gave_in_a_format_that_is_no_json(engine: MakeEngine)
     assert names(case.fed(case.text.replace(SYSTEM["content"], described)))[0] == "tools_added"
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_prompt_that_is_fed_more_than_once(engine: MakeEngine, times: int):
+    case = engine("chatml_thinking", [SYSTEM, USER, REPLY, USER])
+    assert names(case.of(list(case.ids) * times))[0] == "prompt_repeated"
+    assert "prompt_repeated" not in names(case.of([*case.ids, *case.ids[:-1]]))
+
+
 def test_a_cut_prompt_and_a_lost_message(engine: MakeEngine):
     case = engine("chatml_thinking", [SYSTEM, USER, REPLY, USER])
     assert names(case.of(case.ids[7:]))[0] == "truncated_start"
