@@ -62,12 +62,12 @@ def describe_content(probe: TensorProbe, tensor: StoredTensor, stored: Sequence[
         return ZEROS, unbound, "zeros are read"
     if set(probe.samples) == {1.0} and probe.rms == 1.0:
         return ONES if tensor.scales is None else SCALES, unbound, "ones are read"
-    same = set(probe.samples) in ({probe.rms}, {-probe.rms})  # the root of a mean of equal squares
-    if same and len(set(tensor.forms["values"].samples)) > 1:
-        return ONE_VALUE, unbound, f"{probe.samples[0]:.6g} is read everywhere"
     for other in stored:
         if other.name != tensor.name and any(form.digest == probe.digest for form in other.forms.values()):
             return OTHER, causes.TENSOR_UNBOUND, f"{other.name} is read"
+    same = set(probe.samples) in ({probe.rms}, {-probe.rms})  # the root of a mean of equal squares
+    if same and len(set(tensor.forms["values"].samples)) > 1:
+        return ONE_VALUE, unbound, f"{probe.samples[0]:.6g} is read everywhere"
     if any(form.unordered == probe.unordered for form in tensor.forms.values()):
         cause = causes.TRANSPOSED if tensor.scales is None else causes.BLOCK_SCALES
         return ORDER, cause, f"its elements in another order, shape {list(probe.shape)}"

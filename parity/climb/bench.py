@@ -33,6 +33,10 @@ from parity.trace import Trace, open_trace, verify_trace
 DECODE, CHUNKS = "decode", "chunks"
 """Other ways of feeding the prompt; folders, below `traces`, of the traces made so."""
 
+PROVED_STEPS = 8
+"""Decode steps in which a fault of decode alone is proved. Of rows that weigh alike, eight leave seven degrees of
+freedom, and Student's quantile of 2.5e-5 is 8.8 there; with three it is 141."""
+
 
 class Bench:
     """One case on the bench. Everything here is computed when first asked for, and kept.
@@ -109,7 +113,7 @@ class Bench:
     def trace_folder(self) -> Path:
         if self.case.trace_folder:
             return Path(self.case.trace_folder)
-        return self.folder / TRACES / (self.wrong_in or "sut")
+        return self._folder_of(self.wrong_in, self.fed[1]) if self.wrong_in else self.folder / TRACES / "sut"
 
     @cached_property
     def trace(self) -> Trace:
@@ -153,8 +157,10 @@ class Bench:
             return None
         behind, first = tuple(seen["oracle_ids"])[:-1], seen.get("first_out")
         late = first is not None and first >= seen["prompt_ids"]
-        # As many as the check of prefill against decode takes, or to past the first that is wrong.
-        steps = min(max(DECODE_STEPS, first - seen["prompt_ids"] + 2) if late else DECODE_STEPS, len(behind))
+        # As many as the check of prefill against decode takes, or to past the first that is wrong; more where stages
+        # are known to be wrong in them: a proof of what no floor sees further down counts rows.
+        least = PROVED_STEPS if self.wrong_in == DECODE else DECODE_STEPS
+        steps = min(max(least, first - seen["prompt_ids"] + 2) if late else least, len(behind))
         ids = (*case.request.ids, *behind[:steps])
         last = int(position_range(np.array([len(ids) - 1]))[0])
         judged = [
@@ -178,9 +184,12 @@ class Bench:
         asked = self.with_decode() if how == DECODE else self.with_chunks()
         if self.sut is None or asked is None or asked == self.fed:
             return None
-        folder = self.folder / TRACES / how
+        folder = self._folder_of(how, asked[1])
         shutil.rmtree(folder, ignore_errors=True)
         return self.engine.forward([asked[0]], schedule=asked[1], capture=CapturePlan(out=folder))
+
+    def _folder_of(self, how: str, schedule: Schedule) -> Path:
+        return self.folder / TRACES / (f"{how}-{schedule.decode}" if how == DECODE else how)
 
     def trace_anew(self) -> None:
         """Forget what was computed of the trace: another one takes its place."""

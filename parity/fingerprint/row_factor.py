@@ -1,14 +1,25 @@
-"""Is each row off by a factor of its own? A per-token factor is missing: a gate, a renormalization, a row scale."""
+"""Is each row off by a factor of its own? A per-token factor is missing: a gate, a renormalization, a row scale.
+
+A quantized activation has a scale for each 128 of a row's inputs: rows that are read with other rows' scales have a
+factor for each of these blocks, and are no multiples of the oracle's.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from parity.fingerprint.causes import ROW_RATIO
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, collinear, factor, factor_gain, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.sums import squared_norm
+from parity.fingerprint.weight import projections
+from parity.metrics import COLUMN_BLOCK
 from parity.records import Slice
+
+SAMPLE = 64
+"""Rows of each projection that stand for all of them where inputs are asked block by block."""
 
 CARRIES = 0.01
 """Rows with less than this of a mean row's error are right and have no factor to speak of."""
@@ -16,8 +27,14 @@ CARRIES = 0.01
 
 @reads_values
 def detect_row_factor(field: ErrorField) -> Fingerprint | None:
-    """Find factors that differ from row to row in most rows that carry the error. score: the share of the error that
-    they explain. Silent where one common factor leaves as little, and below FITTED columns or rows."""
+    """Find factors that differ from row to row in most rows that carry the error: one a row, or, where the weight is
+    known (given, or solved), one for each 128 inputs of a row. score: the share of the error that they explain. Silent
+    where factors that all rows share leave as little, and below FITTED columns or rows."""
+    found = (_by_row(field), _by_input_block(field))
+    return max((one for one in found if one is not None), key=lambda one: one.score, default=None)
+
+
+def _by_row(field: ErrorField) -> Fingerprint | None:
     yy, dy, dd = field.sums.rows
     if field.width < FITTED or field.rows < 2:
         return None
@@ -48,3 +65,42 @@ def detect_row_factor(field: ErrorField) -> Fingerprint | None:
         f"{percent(float(one))}."
     )
     return Fingerprint(ROW_RATIO, score, numbers, sentence, Slice())
+
+
+def _by_input_block(field: ErrorField) -> Fingerprint | None:
+    """Factors of each row's blocks of inputs, by least squares on the products of these blocks."""
+    energy, rest, shared, blocks = 0.0, 0.0, 0.0, 0
+    for projection in projections(field):
+        sample = projection.fewer(SAMPLE)
+        x, weight, d = sample.input, sample.weight, field.d[sample.rows]
+        parts = [slice(at, at + COLUMN_BLOCK) for at in range(0, x.shape[1], COLUMN_BLOCK)]
+        blocks = len(parts)
+        if blocks < 2 or d.shape[1] < FITTED * blocks:
+            return None
+        basis = torch.stack([x[:, part] @ weight[:, part].T for part in parts], 1)  # [rows, blocks, columns]
+        gram, wanted = (basis @ basis.mT).double(), (basis @ d[..., None]).double()
+        whole = squared_norm(d) * len(projection.rows) / len(sample.rows)
+        size = whole / max(squared_norm(d), 1e-30)
+        freed = d.shape[1] / (d.shape[1] - blocks)
+        energy += whole
+        rest += size * freed * float(d.double().square().sum() - _gain(gram, wanted))
+        shared += size * float(_gain(gram.sum(0, keepdim=True), wanted.sum(0, keepdim=True)))
+    if not energy > 0:
+        return None
+    score = 1 - rest / energy
+    # Factors that all rows share are a weight's; what is left of them must be the rows' own.
+    if score < LEAST_SHARE or shared >= LEAST_SHARE * (energy - rest):
+        return None
+    numbers = {"blocks_of_inputs": blocks, "explained_by_shared_factors": shared / energy}
+    sentence = (
+        f"Each row has a factor of its own for each of {blocks} blocks of {COLUMN_BLOCK} inputs: {percent(score)} of "
+        f"the error, factors that all rows share {percent(shared / energy)}. Look at the scales of its quantized input."
+    )
+    return Fingerprint(ROW_RATIO, score, numbers, sentence, Slice())
+
+
+def _gain(gram: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Energy that the best factors take from the error, all rows together. gram: [n, B, B], wanted: [n, B, 1]."""
+    ridge = 1e-7 * gram.diagonal(dim1=1, dim2=2).sum(-1) + 1e-300  # fp32 products leave 6e-8 of it as noise
+    solved = torch.linalg.solve(gram + ridge[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype), wanted)
+    return (solved * wanted).sum()

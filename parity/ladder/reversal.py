@@ -34,6 +34,8 @@ from parity.runner import CapturePlan, Graft
 from parity.stages import Family
 from parity.trace import MemoryTrace, Trace
 
+CHOICE = "moe.topk_ids"
+
 HALF = 0.5
 """Of the dose: as far from none of it as from all of it."""
 
@@ -114,11 +116,18 @@ def measure_reversal(
     """The doses of `grafts`, with which `healed` was run, of the first request.
 
     oracle: exact; it can graft and replay a recipe. truths: its traces of `sut` and of `healed`, routed as each was.
+
+    Experts that a graft chooses are no number upon which an error lies: what the wrong choice put in is what the oracle
+    makes of it, and both of its arms are then those of the healed run's choice.
     """
+    chosen = any(graft.stage == CHOICE for graft in grafts)
+    own = (truths[1] if chosen else truths[0], truths[1])
     try:
-        added = [_shifted(sut, truths[0], oracle, graft) for graft in grafts]
-        moved = oracle.forward(requests_of(sut), capture=CapturePlan(), graft=[*routes_of(sut), *added])
-        doses = [_dose(place, (sut, healed), truths, moved) for place in _places(grafts, graph, sut)]
+        added = [_shifted(sut, truths[0], oracle, graft) for graft in grafts if graft.stage != CHOICE]
+        moved = truths[0]
+        if added:
+            moved = oracle.forward(requests_of(sut), capture=CapturePlan(), graft=[*routes_of(sut), *added])
+        doses = [_dose(place, (sut, healed), own, moved) for place in _places(grafts, graph, sut)]
     except ParityError as error:
         return Reversal(obstacle=str(error))
     return Reversal(tuple(dose for dose in doses if dose is not None))

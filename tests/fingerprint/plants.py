@@ -70,6 +70,17 @@ def row_of_another_expert(lab: Any) -> ErrorField:
     return lab.field("moe.gate", value, related={"weight": lab.weights["moe.gate"]})
 
 
+def scales_of_the_row_before(lab: Any) -> ErrorField:
+    """Each 128 inputs of a row are dequantized with the scale of the row before."""
+    x, width = lab.tensors["mlp.norm"], 128
+    blocks = x.view(len(x), -1, width)
+    largest = blocks.abs().amax(-1, keepdim=True)
+    read = (blocks / largest * largest.roll(1, 0)).view_as(x)
+    ids = lab.tensors["moe.topk_ids"]
+    value = lab.by_expert(lab.weights["moe.gate"], read[:, None].expand(-1, ids.shape[1], -1), ids)
+    return lab.field("moe.gate", value, related={"weight": lab.weights["moe.gate"]})
+
+
 def embeddings_shifted(lab: Any) -> ErrorField:
     """Ids of the upper half of a vocabulary read the next row."""
     table = lab.normal(200, lab.size.D)

@@ -38,6 +38,7 @@ from tests.fingerprint.plants import (
     row_of_another_expert,
     rows_of,
     scale,
+    scales_of_the_row_before,
     scales_transposed,
     shuffled,
     spread,
@@ -103,6 +104,10 @@ T = {
     ),
     "rows by their own factors": Planted(
         C.ROW_RATIO, edited("attn.out", lambda lab, v: v * torch.linspace(0.3, 0.9, lab.size.T)[:, None]),
+    ),
+    "input scales of the row before": Planted(
+        C.ROW_RATIO, scales_of_the_row_before, lambda lab, f: f.numbers["blocks_of_inputs"] == lab.size.D // 128,
+        sizes=(1, 2),  # the smallest has one block of inputs
     ),
     "channels by their own factors": Planted(
         C.CHANNEL_RATIO, edited("moe.down", lambda lab, v: v * (0.2 + torch.rand(v.shape[-1], generator=lab.g))),

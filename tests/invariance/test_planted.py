@@ -216,11 +216,16 @@ def other_when_observed(op: Op) -> Op:
     return rotate
 
 
-def last_rows_unwritten(op: Op) -> Op:
+def rows_of_the_last_call(op: Op) -> Op:
+    """The last rows are not written: they hold what the call before left there."""
+    left: list[torch.Tensor] = []
+
     def attend(*args, out, **rest):
-        kept = out[-5:].clone()
         op(*args, out=out, **rest)
-        out[-5:] = kept
+        own = out[-5:].clone()
+        if left:
+            out[-5:] = left.pop()
+        left.append(own)
         return out
 
     return attend
@@ -233,11 +238,9 @@ def test_probes_that_change_bits_are_seen(planted: Callable[..., Subject]):
 
 def test_probes_are_not_blamed_for_memory_that_shows(planted: Callable[..., Subject]):
     # Observed and unobserved differ here too, by what each run found in memory.
-    subject = planted("attention_prefill", last_rows_unwritten, length=4 * BRIEF)
-    subject.between()
+    subject = planted("attention_prefill", rows_of_the_last_call, length=4 * BRIEF)
     subject.base(subject.brief)
     subject.base(subject.request)
     found = CHECKS["probes"](subject)
     assert found.outcome is Outcome.UNJUDGED, found
     assert found.numbers["rows_moved_by_another_request"] > 0
-    assert CHECKS["poison"](subject).outcome is Outcome.BROKEN

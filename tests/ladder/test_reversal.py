@@ -15,9 +15,11 @@ from parity.floor import Floor
 from parity.ladder import Opening, Proof, prove
 from parity.ladder.departure import log_chance
 from parity.ladder.prove import Site
-from parity.ladder.reversal import Dose, Reversal
+from parity.ladder.replay_graft import replay_grafts
+from parity.ladder.reversal import Dose, Reversal, measure_reversal
 from parity.ladder.sweep import oracle_trace, sweep_against
 from parity.runner import CapturePlan, Request
+from parity.stages import QWEN3_MOE
 from parity_oracles.checkpoint import read_checkpoint
 from parity_oracles.recipes.runner import RecipeRunner
 
@@ -122,6 +124,34 @@ def test_a_tensor_that_nothing_reads_is_not_proved(attempt: Attempt):
     assert not proof.proved
     assert proof.silent is not None
     assert not proof.silent.reversal.seen
+
+
+def test_a_wrong_choice_of_experts_is_measured_by_what_the_oracle_makes_of_it(
+    fp8_model: Path, oracle: Any, request_160: Request
+):
+    def third(out: torch.Tensor, inputs: Any) -> torch.Tensor:
+        """The last chosen expert is the one after the right one."""
+        ranked = inputs["moe.router_logits"].float().topk(out.shape[-1] + 1).indices
+        return torch.cat([out[:, :-1], ranked[:, -1:].to(out.dtype)], 1)
+
+    site: Site = (1, "moe.topk_ids")
+    engine = OtherOrder(fp8_model, {site: third}, ())
+    grafts = replay_grafts(
+        [site], graph=QWEN3_MOE, layers=2, inner=(), oracle=Opening(f"recipe:{fp8_model}"), recipe="fp8_block"
+    )
+    plan = CapturePlan()
+    runs = [engine.forward([request_160], capture=plan, graft=graft) for graft in ([], grafts, [])]
+    truths = [oracle_trace(oracle, run) for run in runs]
+
+    def measured(healed: int) -> Reversal:
+        pair = (truths[0], truths[healed])
+        return measure_reversal(runs[0], runs[healed], oracle=oracle, truths=pair, grafts=grafts, graph=QWEN3_MOE)
+
+    found = measured(1)
+    assert found.holds, found.line()
+    assert [one.place for one in found.seen] == ["L01.moe.topk_weights", "L01.resid.out", "logits"]
+    assert all(one.share == pytest.approx(1.0, abs=0.1) for one in found.seen)
+    assert not measured(2).holds  # a graft that mended nothing
 
 
 def dose(**changed: Any) -> Dose:
