@@ -68,29 +68,36 @@ def _by_row(field: ErrorField) -> Fingerprint | None:
 
 
 def _by_input_block(field: ErrorField) -> Fingerprint | None:
-    """Factors of each row's blocks of inputs, by least squares on the products of these blocks."""
-    energy, rest, shared, blocks = 0.0, 0.0, 0.0, 0
+    """Factors of each row's blocks of inputs, by least squares on the products of these blocks.
+
+    As for one factor a row, they must explain most of the row's error and of the row itself: of a row that is another
+    one altogether, factors of 0 explain half of the error.
+    """
+    energy, gained, shared, blocks = 0.0, 0.0, 0.0, 0
+    hits = carrying = 0
+    least = CARRIES * field.sums.dd.sum() / field.rows
     for projection in projections(field):
         sample = projection.fewer(SAMPLE)
-        x, weight, d = sample.input, sample.weight, field.d[sample.rows]
-        parts = [slice(at, at + COLUMN_BLOCK) for at in range(0, x.shape[1], COLUMN_BLOCK)]
+        weight, x, d = sample.weight, field.x[sample.rows].double(), field.d[sample.rows].double()
+        parts = [slice(at, at + COLUMN_BLOCK) for at in range(0, weight.shape[1], COLUMN_BLOCK)]
         blocks = len(parts)
         if blocks < 2 or d.shape[1] < FITTED * blocks:
             return None
-        basis = torch.stack([x[:, part] @ weight[:, part].T for part in parts], 1)  # [rows, blocks, columns]
-        gram, wanted = (basis @ basis.mT).double(), (basis @ d[..., None]).double()
-        whole = squared_norm(d) * len(projection.rows) / len(sample.rows)
-        size = whole / max(squared_norm(d), 1e-30)
-        freed = d.shape[1] / (d.shape[1] - blocks)
-        energy += whole
-        rest += size * freed * float(d.double().square().sum() - _gain(gram, wanted))
-        shared += size * float(_gain(gram.sum(0, keepdim=True), wanted.sum(0, keepdim=True)))
-    if not energy > 0:
-        return None
-    score = 1 - rest / energy
+        basis = torch.stack([sample.input[:, part] @ weight[:, part].T for part in parts], 1)  # [rows, blocks, columns]
+        gram, wanted = (basis @ basis.mT).double(), (basis.double() @ d[..., None])
+        error, by_row = d.square().sum(1), _gain(gram, wanted)
+        rest = (error - by_row) * d.shape[1] / (d.shape[1] - blocks)
+        wrong = error > least
+        hit = wrong & (rest < (1 - LEAST_SHARE) * torch.minimum(error, x.square().sum(1)))
+        hits, carrying = hits + int(hit.sum()), carrying + int(wrong.sum())
+        size = squared_norm(field.d[projection.rows]) / max(float(error.sum()), 1e-30)
+        energy += size * float(error.sum())
+        gained += size * float(by_row[hit].sum())
+        shared += size * float(_gain(gram[hit].sum(0, keepdim=True), wanted[hit].sum(0, keepdim=True)).sum())
     # Factors that all rows share are a weight's; what is left of them must be the rows' own.
-    if score < LEAST_SHARE or shared >= LEAST_SHARE * (energy - rest):
+    if not energy > 0 or hits < FITTED or 2 * hits < carrying or shared >= LEAST_SHARE * gained:
         return None
+    score = gained / energy
     numbers = {"blocks_of_inputs": blocks, "explained_by_shared_factors": shared / energy}
     sentence = (
         f"Each row has a factor of its own for each of {blocks} blocks of {COLUMN_BLOCK} inputs: {percent(score)} of "
@@ -100,7 +107,7 @@ def _by_input_block(field: ErrorField) -> Fingerprint | None:
 
 
 def _gain(gram: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Energy that the best factors take from the error, all rows together. gram: [n, B, B], wanted: [n, B, 1]."""
+    """[n], energy that the best factors of each take from the error. gram: [n, B, B], wanted: [n, B, 1]."""
     ridge = 1e-7 * gram.diagonal(dim1=1, dim2=2).sum(-1) + 1e-300  # fp32 products leave 6e-8 of it as noise
     solved = torch.linalg.solve(gram + ridge[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype), wanted)
-    return (solved * wanted).sum()
+    return (solved * wanted).sum((1, 2))
