@@ -63,7 +63,8 @@ class Picture:
 
 def figure(width: float, height: float) -> Figure:
     """An empty figure of `width` x `height` inches that needs no display."""
-    made = Figure(figsize=(width, height), layout="constrained")
+    # Letters are fitted to pixels: only at the resolution of the file is a text as wide as it will be there.
+    made = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(made)
     return made
 
