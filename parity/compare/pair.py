@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from parity.compare.judge import judge
 from parity.compare.labels import RowLabels, label_rows
 from parity.compare.measure import Measured, measure
 from parity.compare.routes import judge_routes
+from parity.errors import UsageError
 from parity.floor import FloorSample, NoiseFloor
 from parity.metrics import READABLE
 from parity.records import Comparison, Verdict, site_name
@@ -50,8 +52,14 @@ def compare_pair(
     context: [T], equal for tokens that follow the same tokens (`parity.metrics.contexts`); None: none repeats.
     router_logits: [T, E], the oracle's, for `moe.topk_ids` only.
     mode: which bins of the floor apply; `isolated` when the oracle was fed the SUT's inputs.
+    Raises UsageError for tensors that are sparse or hold no values, and for a position or phase of another length.
     """
     tokens = int(sut.shape[0]) if sut.ndim else 0
+    name = site_name(layer, stage)
+    for side, tensor in (("oracle", oracle), ("sut", sut)):
+        _require_values(f"{side} of {name}", tensor)
+    _require_length(f"position of {name}", position, tokens)
+    _require_length(f"phase of {name}", None if isinstance(phase, str) else phase, tokens)
     at = np.arange(tokens) if position is None else np.asarray(position)
     mismatch = check_pair(oracle=oracle, sut=sut, axes=axes, stage=stage, layer=layer, mode=mode)
     if mismatch is not None:
@@ -73,6 +81,26 @@ def compare_pair(
         return tuple(_routes(oracle, sut, labels, logits, layer=layer, floor=floor, mode=mode))
     measured = measure([(oracle, sut, labels)], stage=stage, layer=layer, axes=axes, floor=floor)
     return tuple(judge(part, floor=floor, mode=mode) for part in measured)
+
+
+def _require_values(place: str, tensor: torch.Tensor) -> None:
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        raise UsageError(
+            place=place,
+            expected="a dense tensor with values",
+            found=f"{str(tensor.layout).removeprefix('torch.')} on {tensor.device}",
+            next_step="Load it, or call `.to_dense()`, first.",
+        )
+
+
+def _require_length(place: str, given: NDArray[Any] | None, tokens: int) -> None:
+    if given is not None and len(given) != tokens:
+        raise UsageError(
+            place=place,
+            expected=f"one for each of {tokens} tokens",
+            found=str(len(given)),
+            next_step="Give those of the tensor's own rows.",
+        )
 
 
 def compare_aligned(

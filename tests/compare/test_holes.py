@@ -11,6 +11,7 @@ import torch
 
 from parity.compare import compare_pair, measure
 from parity.compare.labels import label_rows
+from parity.errors import UsageError
 from parity.floor import FloorSample, calibrate
 from parity.records import Lineage, Recipe, Summary, Verdict
 
@@ -248,3 +249,17 @@ def test_rows_beyond_the_calibrated_positions_have_no_floor(floor):
     assert "40 row slices" in record.reason
     one_row_lost(sut)  # row 40, position 80: only the whole tensor can tell
     assert compare(oracle, sut, floor, position=np.arange(T) + 40).verdict is V.EXCEEDS_FLOOR
+
+
+def test_what_holds_no_values_or_other_rows_is_refused():
+    whole = oracle_of(1)
+    for side in ("oracle", "sut"):
+        for tensor, found in ((whole.to_sparse(), "sparse_coo on cpu"), (whole.to("meta"), "strided on meta")):
+            with pytest.raises(UsageError, match="a dense tensor with values") as error:
+                compare(**{"oracle": whole, "sut": whole} | {side: tensor})
+            assert error.value.place == f"{side} of L00.attn.out"
+            assert error.value.found == found
+    for name, given in (("position", np.arange(T - 1)), ("phase", np.array(["prefill"] * (T + 1)))):
+        with pytest.raises(UsageError, match=f"one for each of {T} tokens") as error:
+            compare(whole, whole, **{name: given})
+        assert error.value.place == f"{name} of L00.attn.out"
