@@ -103,7 +103,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 
 SETTINGS: dict[str, str] = {
-    "zeroed_arena": "bool: buffers are zeroed each time they are handed out; off (the default), they keep what was left",
+    "zeroed_arena": "bool: buffers are zeroed when they are handed out; off (the default), they keep what was left",
     "suppress_tokens": "ids that generation never chooses, besides those of generation_config.json",
     "presence_penalty": "number taken off the logit of each id that generation has chosen before",
     "frequency_penalty": "number taken off that logit for each time it was chosen",
