@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,13 +66,10 @@ def investigate(
         refuse_missing_model(spec)  # before anything is imported that takes seconds
     request = None if prompt is None and ids is None else read_request(prompt, ids)
     options = parse_options(option)
-    with ExitStack() as stack:
-        engine = None
-        if not dry_run and not sut.startswith("trace:"):
-            from parity.process_runner import ProcessRunner
+    from parity.process_runner import ProcessRunner
 
-            # Its process imports torch and opens the engine while this one imports torch.
-            engine = stack.enter_context(ProcessRunner(sut, **options))
+    # Its process imports torch and opens the engine while this one imports torch.
+    with nullcontext() if dry_run or sut.startswith("trace:") else ProcessRunner(sut, **options) as engine:
         from parity.climb import investigate as climb
         from parity.climb.ask import ask_case
         from parity.climb.estimate import estimate_case

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -122,7 +123,7 @@ def check_probes(subject: Subject) -> Invariance:
         "rel_l2": float(((on - off).double().norm(dim=1) / off.double().norm(dim=1))[rows].max()),
     }
     here = Site((), "logits", Slice(rows=tuple(at), positions=(at[0], at[-1] + 1)))
-    left = _rows_moved_by_another(subject, off) if promised else 0
+    left = _rows_moved_by_another(plain, subject, off) if promised else 0
     if left:
         sentence = f"Not judged: unobserved too, {left} rows have other bits once another request ran in between."
         numbers["rows_moved_by_another_request"] = left
@@ -134,10 +135,9 @@ def check_probes(subject: Subject) -> Invariance:
     return Invariance("probes", Outcome.UNJUDGED, turn, sentence, evidence, "", here, numbers)
 
 
-def _rows_moved_by_another(subject: Subject, off: torch.Tensor) -> int:
+def _rows_moved_by_another(plain: Callable[..., Any], subject: Subject, off: torch.Tensor) -> int:
     """Rows of the brief prompt's logits without probes that have other bits after another request, a longer one if
     there is one: it writes what no run of the brief prompt's length may write."""
-    plain = subject.runner.logits  # pyright: ignore[reportAttributeAccessIssue]
     plain([other_request(subject.request)])
     again = plain([subject.brief]).cpu().to(off.dtype)
     return int(_rows_that_differ(again, off).sum())
