@@ -180,6 +180,8 @@ class RunnerInfo:
     variants: paths an op can take besides its own, by op name; `forward(variant={op: path})` chooses.
     knobs: options it can be opened with, each with the other values that it takes here; what it runs under now is among
         the flags of its runs. They are turned by opening it anew.
+    knob_needs: options that have a meaning only beside a value of another, as (other option, value); they are left out
+        where the other is turned away from it.
     promises: by name of an invariance (`chunk size`), the largest relative distance (rel_l2 of a row) that this engine
         allows between both arms; 0 is the same bits. One that is not named is not promised.
     """
@@ -195,6 +197,7 @@ class RunnerInfo:
     can: frozenset[str]
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     knobs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    knob_needs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     inner: frozenset[str] = frozenset()
     bound: frozenset[str] | None = None
     sampler: Mapping[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from parity.climb.rung import RungResult
 from parity.climb.store import TRACES
 from parity.decode import Reference, decode_reference
 from parity.decode.noise import is_exact
-from parity.errors import RunnerError, UsageError
+from parity.errors import RunnerError, TraceError, UsageError
 from parity.floor import Floor
 from parity.floor.bins import Bin, position_range
 from parity.invariance import Subject
@@ -121,7 +121,7 @@ class Bench:
         if self.sut is None:
             return open_trace(self.trace_folder)
         if self.trace_folder.exists():
-            if verify_trace(self.trace_folder, strict=False).complete:
+            if _is_whole(self.trace_folder):
                 return open_trace(self.trace_folder)
             shutil.rmtree(self.trace_folder)
         self.trace_folder.parent.mkdir(parents=True, exist_ok=True)
@@ -297,3 +297,11 @@ class Bench:
     @cached_property
     def emulated_truth(self) -> Trace | None:
         return None if self.emulated_trace is None else oracle_trace(self.oracle, self.emulated_trace)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a trace was written to its end and lost nothing since; a run that was killed leaves any part of one."""
+    try:
+        return verify_trace(folder).complete
+    except TraceError:
+        return False

@@ -99,7 +99,13 @@ def _options(bench: Bench) -> Iterator[Turn]:
         return  # an engine that somebody opened: how, is not known here
     for name, values in bench.info.knobs.items():
         for value in values:
-            yield name, value, lambda name=name, value=value: _opened_with(bench, {**case.sut_options, name: value})
+            yield name, value, lambda name=name, value=value: _opened_with(bench, _with(bench, name, value))
+
+
+def _with(bench: Bench, name: str, value: str) -> dict[str, Any]:
+    """The engine's options with one at another value, less those that mean nothing beside that value."""
+    idle = {one for one, (other, held) in bench.info.knob_needs.items() if other == name and held != value}
+    return {**{one: held for one, held in bench.case.sut_options.items() if one not in idle}, name: value}
 
 
 def _opened_with(bench: Bench, options: Mapping[str, Any]) -> Trace:

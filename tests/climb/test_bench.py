@@ -16,6 +16,7 @@ from parity.errors import UsageError
 from parity.floor import Floor
 from parity.ladder.calibrate import Opening
 from parity.runner import RunnerInfo
+from parity.trace import verify_trace
 from parity_oracles.checkpoint import read_checkpoint
 from parity_oracles.recipes.runner import RecipeRunner
 from tests.climb.conftest import random_request
@@ -66,3 +67,32 @@ def test_a_recipe_that_nobody_emulates_leaves_no_emulation_and_no_proof(bench_of
     assert "an emulation of the engine's recipe" in obstacle(bench)
     with pytest.raises(UsageError):
         _ = bench_of("int3", recipe="int3").emulation
+
+
+def _cut(path: Path, share: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda folder: [path.unlink() for path in folder.iterdir()],
+        lambda folder: (folder / "manifest.jsonl").write_bytes(b""),
+        lambda folder: _cut(folder / "manifest.jsonl", 0.5),
+        lambda folder: [path.unlink() for path in folder.glob("shard-*")],
+        lambda folder: [_cut(path, 0.5) for path in folder.glob("shard-*")],
+    ],
+    ids=["empty", "no header", "half a manifest", "no shard", "half a shard"],
+)
+def test_what_a_killed_run_left_of_a_trace_is_made_anew(bench_of: Any, lose: Any):
+    whole = bench_of("bf16").trace
+    lose(whole.folder)
+    bench = bench_of("bf16")
+    assert verify_trace(bench.trace.folder).complete
+    assert bench.engine.forwards == 1
+
+
+def test_a_whole_trace_is_used_again(bench_of: Any):
+    assert bench_of("bf16").trace.folder.exists()
+    bench = bench_of("bf16")
+    assert (len(bench.trace.captures) > 0, bench.engine.forwards) == (True, 0)

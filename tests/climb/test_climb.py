@@ -196,11 +196,12 @@ def test_a_knob_that_clears_and_one_that_does_nothing_are_told_apart(climb_on: C
 
 @pytest.mark.long
 def test_options_of_opening_are_knobs_too(case: Case, exact: Any, bf16_model: Path, tmp_path: Path):
-    """Each in an engine opened anew: one that mends, one that does nothing, and one that the engine cannot run."""
+    """Each in an engine opened anew: one that mends, and leaves out what means
+    nothing beside it; one that does nothing; and one that the engine cannot run."""
     spec = f"tests.climb.planted_engine.open_scaled:{bf16_model}"
-    engine = Counted(open_runner(spec))
+    engine = Counted(open_runner(spec, mode="idle"))
     bench = Bench(
-        replace(case, sut=spec), tmp_path, sut=engine, oracle=exact, emulation=None,
+        replace(case, sut=spec, sut_options={"mode": "idle"}), tmp_path, sut=engine, oracle=exact, emulation=None,
         floor=Floor.load(Path(str(case.floor))),
     )  # fmt: skip
     knobs = {one.op: one for one in turn_knobs(bench)}

@@ -58,6 +58,7 @@ def open_runner(
         torch_model(Path(model), dtype=dtype, attention=attention, device=device, stage_map=stage_map), compilation
     )
     runner.knobs = _knobs(dtype, attention, compile, mode, graphs=device.startswith("cuda"))
+    runner.knob_needs = {"mode": ("compile", "inductor")}
     return runner
 
 

@@ -41,7 +41,8 @@ class TorchRunner(Feeder):
 
     name = "torch"
     knobs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    """Set by whoever opened the module and knows how it can be opened otherwise; see RunnerInfo."""
+    knob_needs: Mapping[str, tuple[str, str]] = MappingProxyType({})
+    """Both set by whoever opened the module and knows how it can be opened otherwise; see RunnerInfo."""
 
     def __init__(self, model: TorchModel, compilation: Compilation | None = None) -> None:
         self.model = model
@@ -73,6 +74,7 @@ class TorchRunner(Feeder):
             environment=capture_environment(device=self.model.device, interpreted=False),
             inner=frozenset(stage for source in sums for stage in source.stages),
             knobs=self.knobs,
+            knob_needs=self.knob_needs,
         )
 
     def flags(self) -> dict[str, Any]:
