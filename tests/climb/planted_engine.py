@@ -16,7 +16,8 @@ from parity_oracles.recipes.runner import RecipeRunner
 
 class Scaled(RecipeRunner):
     """The down projection of layer 1 comes out a tenth too large, or by another factor. idle: changes nothing, though
-    the engine says that it can be turned; so does it of `order` 99, which there is not. mode: has a meaning only beside a factor of 1.1."""
+    the engine says that it can be turned; so does it of `order` 99, which there is not. mode: has a meaning only beside
+    a factor of 1.1."""
 
     factor = 1.1
 
