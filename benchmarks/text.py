@@ -16,14 +16,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.text_cases import degenerate, healthy, known, later, records
+from benchmarks.text_cases import degenerate, forms, healthy, known, later, notation, planted, records
 from parity.text import find_loop, split_text
 
 
 def alarms() -> dict[str, Any]:
     """By set: texts, and those that are called a loop."""
     found = {}
-    for name, cases in (("known", known), ("speech", healthy), ("records", records), ("later", later)):
+    sets = {
+        "known": known, "speech": healthy, "records": records, "later": later, "forms": forms, "notation": notation,
+    }  # fmt: skip
+    for name, cases in sets.items():
         loud = [one for one, make in cases.TEXTS.items() if find_loop(split_text(make())) is not None]
         found[name] = {"texts": len(cases.TEXTS), "alarms": loud}
     return found
@@ -31,9 +34,10 @@ def alarms() -> dict[str, Any]:
 
 def finds() -> dict[str, Any]:
     """By kind: loops, those not found, and those said to begin elsewhere."""
+    second = list(planted.texts())
     kinds: dict[str, dict[str, Any]] = defaultdict(lambda: {"texts": 0, "missed": [], "elsewhere": []})
-    for one in (*degenerate.texts(), *degenerate.drawn()):
-        here = kinds[one.kind]
+    for one in (*degenerate.texts(), *degenerate.drawn(), *second):
+        here = kinds[one.kind + (", second set" if one in second else "")]
         here["texts"] += 1
         loop, start = find_loop(split_text(one.text)), len(split_text(one.text[: one.start]))
         if loop is None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from parity.text.counting import counts_on
 from parity.text.fields import read_fields
+from parity.text.laws import follows_a_law
 from parity.text.matches import (
     BLOCK,
     FUZZY_RATE,
@@ -91,11 +92,11 @@ def find_repetition(text: TokenText) -> Repetition:
     words = count_matches(masked)
     counted: list[Loop] = []
     templates = _candidates(masked, words, text, "template")
-    other = _first([loop for loop in templates if counts_as_loop(loop, text)], text, near, exact, counted)
+    other = _first([loop for loop in templates if counts_as_loop(loop, text)], text, near, exact, counted, templates)
     if other is None:
         fuzzy = _candidates(text.codes, near, text, "fuzzy", words)
-        other = _first([loop for loop in fuzzy if counts_as_loop(loop, text)], text, near, exact, counted)
-        other = other or _first(_varying(fuzzy, text), text, near, exact, counted)
+        other = _first([loop for loop in fuzzy if counts_as_loop(loop, text)], text, near, exact, counted, fuzzy)
+        other = other or _first(_varying(fuzzy, text), text, near, exact, counted, fuzzy)
         other = other and _from_its_beginning(other, fuzzy)
     counting = min(counted, key=lambda one: one.start, default=None)
     # Rounds that vary may come to repeat exactly: the loop began with the first of them.
@@ -109,10 +110,16 @@ def _in_order(loops: list[Loop]) -> list[Loop]:
 
 
 def _first(
-    loops: list[Loop], text: TokenText, near: NDArray[np.uint8], exact: Loop | None, counted: list[Loop]
+    loops: list[Loop],
+    text: TokenText,
+    near: NDArray[np.uint8],
+    exact: Loop | None,
+    counted: list[Loop],
+    stretches: list[Loop],
 ) -> Loop | None:
-    """The first loop that neither counts nor fills in a form; those that count are added to `counted`. What a text
-    counts before it gets stuck at a number is counting: it is read up to the exact loop that follows."""
+    """The first loop that neither counts, nor fills in a form, nor follows a law; those that count are added to
+    `counted`. stretches: all that repeat, with which a loop that begins before its own is read from its beginning. What
+    a text counts before it gets stuck at a number is counting: it is read up to the exact loop that follows."""
     forms: list[Loop] = []
     for loop in _in_order(loops):
         if any(_mostly_in(loop, other) for other in (*counted, *forms)):
@@ -122,7 +129,7 @@ def _first(
             stop = min(stop, exact.start)
         if counts_on("".join((text.strings or ())[loop.start : stop])):
             counted.append(loop)
-        elif _fills_a_form(loop, text, near):
+        elif _fills_a_form(loop, text, near) or follows_a_law(_whole_lines(_from_its_beginning(loop, stretches), text)):
             forms.append(loop)
         else:
             return loop
@@ -138,6 +145,14 @@ def _fills_a_form(loop: Loop, text: TokenText, near: NDArray[np.uint8]) -> bool:
     period = int(lines[0]) + 1 if len(lines) else loop.period
     found = read_fields(text, slice(loop.start, min(loop.end, loop.start + LOOKED_AT)), period)
     return found is not None and found.say_something
+
+
+def _whole_lines(loop: Loop, text: TokenText) -> str:
+    """The text of a loop, from the beginning of the line in which it starts if that is no more than a round before."""
+    strings, start = text.strings or (), loop.start
+    while start > max(loop.start - loop.period, 0) and "\n" not in strings[start - 1]:
+        start -= 1
+    return "".join(strings[start : loop.end])
 
 
 def _mostly_in(loop: Loop, other: Loop) -> bool:

@@ -62,6 +62,14 @@ def read_numbers(text: str) -> list[Number]:
     return [_number(text, match) for match in _NUMBER.finditer(text) if match.group().lower() != "one"]
 
 
+def read_value(text: str) -> float | None:
+    """The value of a text that is one number and nothing else, in digits or English words; None for any other."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    return float(match["digits"].replace(",", "")) if match["digits"] else float(_in_words(match["words"]))
+
+
 def _number(text: str, match: re.Match[str]) -> Number:
     digits = match["digits"]
     value = float(digits.replace(",", "")) if digits else float(_in_words(match["words"]))
