@@ -151,8 +151,8 @@ def halves_apart(op: Op) -> Op:
 
 
 FAULTS = [
-    planted("rare_ids_embedded_larger", (), "embed.out", causes.ROW_RATIO, "Rows of ids over 2000 are 2 % too large.",
-            op="embed", wrap=at(None, "embed.out", rare_ids_larger)),
+    planted("rare_ids_embedded_larger", (), "embed.out", causes.CONSTANT_RATIO,
+            "Rows of ids over 2000 are 2 % too large.", op="embed", wrap=at(None, "embed.out", rare_ids_larger)),
     planted("last_norm_channels_larger", (), "final_norm", causes.CHANNEL_RATIO, "64 channels are 5 % too large.",
             op="add_rmsnorm", wrap=at(None, "final_norm", last_channels_larger)),
     planted("query_head_one_percent", (2,), "attn.q", causes.CONSTANT_RATIO, "One head of q is 1 % too large.",

@@ -22,6 +22,15 @@ def detect_missing_slot(field: ErrorField) -> Fingerprint | None:
     The parts are `moe.topk_weights` [T, S] times `moe.down` [T, S, D]; their sum must be the oracle's to 1 % of its
     norm (bf16 rounds each product and the sum to 0.4 %).
     """
+    parts = weighted_parts(field)
+    if parts is None:
+        return None
+    return max((_counted(field, parts, times) for times in TIMES), key=lambda f: -1.0 if f is None else f.score)
+
+
+def weighted_parts(field: ErrorField) -> torch.Tensor | None:
+    """[T, S, D] fp32, what each slot adds to `moe.experts`; None where that is not known, or does not make the
+    oracle."""
     down, weights = field.inputs.get("moe.down"), field.inputs.get("moe.topk_weights")
     if field.stage != "moe.experts" or down is None or weights is None or down.shape[:2] != weights.shape:
         return None
@@ -30,7 +39,7 @@ def detect_missing_slot(field: ErrorField) -> Fingerprint | None:
     parts = torch.nan_to_num(weights.float()[..., None] * down.float(), 0.0, 0.0, 0.0)
     if float((field.y - parts.sum(1)).square().sum()) > 0.01**2 * float(field.y.square().sum()):
         return None
-    return max((_counted(field, parts, times) for times in TIMES), key=lambda f: -1.0 if f is None else f.score)
+    return parts
 
 
 def _counted(field: ErrorField, parts: torch.Tensor, times: int) -> Fingerprint | None:

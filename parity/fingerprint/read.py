@@ -11,6 +11,7 @@ from parity.fingerprint.channel_factor import detect_channel_factor
 from parity.fingerprint.chunk_boundary import detect_chunk_boundary
 from parity.fingerprint.columns_exchanged import detect_columns_exchanged
 from parity.fingerprint.columns_wrong import detect_columns_wrong
+from parity.fingerprint.combined_weights import detect_combined_weights
 from parity.fingerprint.constant_ratio import detect_constant_ratio
 from parity.fingerprint.contraction import detect_short_contraction
 from parity.fingerprint.e4m3_grid import detect_e4m3_grid
@@ -37,6 +38,7 @@ from parity.fingerprint.rope import detect_rope
 from parity.fingerprint.routing import detect_router, detect_routing_weights
 from parity.fingerprint.row_factor import detect_row_factor
 from parity.fingerprint.row_order import detect_row_order
+from parity.fingerprint.rows_scaled import detect_rows_scaled
 from parity.fingerprint.saturation import detect_saturation
 from parity.fingerprint.softmax_scale import detect_softmax_scale
 from parity.fingerprint.table_row import detect_table_row
@@ -65,6 +67,7 @@ DETECTORS: tuple[Detector, ...] = (
     detect_gate_transform,
     detect_missing_norm,
     detect_missing_slot,
+    detect_combined_weights,
     detect_missing_term,
     detect_wrong_buffer,
     detect_wrong_expert,
@@ -86,6 +89,7 @@ DETECTORS: tuple[Detector, ...] = (
     detect_phase,
     detect_columns_wrong,
     detect_columns_exchanged,
+    detect_rows_scaled,
     detect_row_factor,
     detect_channel_factor,
     detect_missing_bias,

@@ -91,6 +91,15 @@ def embeddings_shifted(lab: Any) -> ErrorField:
     )  # fmt: skip
 
 
+def rare_embeddings_scaled(lab: Any) -> ErrorField:
+    """Rows of the last quarter of a vocabulary come out 5 % too large; the noise of BF16."""
+    table = lab.normal(200, lab.size.D)
+    ids = torch.randint(0, 200, (lab.size.T,), generator=lab.g)
+    ids[0], ids[1] = 150, 149
+    x = (table[ids] * torch.where(ids >= 150, 1.05, 1.0)[:, None]).bfloat16().float()
+    return ErrorField("embed.out", None, table[ids], x, ("T", "D"), inputs={"ids": ids}, related={"weight": table})
+
+
 def derangement(heads: int) -> list[int]:
     """Pairs exchanged: no constant shift for more than two heads."""
     order = list(range(heads))
@@ -196,6 +205,13 @@ def slot_lost(lab: Any, slot: int, first: int) -> torch.Tensor:
     weights = lab.tensors["moe.topk_weights"].clone()
     weights[first:, slot] = 0
     return (weights[..., None] * lab.tensors["moe.down"]).sum(1)
+
+
+def added_with(lab: Any, weights: Callable[[torch.Tensor], torch.Tensor], first: int = 0) -> torch.Tensor:
+    """`moe.experts` with other weights from row `first` on."""
+    own = lab.tensors["moe.topk_weights"]
+    used = torch.cat([own[:first], weights(own)[first:]])
+    return (used[..., None] * lab.tensors["moe.down"]).sum(1)
 
 
 def from_100(lab: Any) -> int:

@@ -33,6 +33,7 @@ from tests.fingerprint.plants import (
     phases,
     put,
     random_like,
+    rare_embeddings_scaled,
     renormalized,
     rope,
     row_of_another_expert,
@@ -101,6 +102,15 @@ T = {
         edited("attn.out", lambda lab, v: scale(v * (1 - 3e-7), (slice(None), slice(128, 256)), 0.9), noisy=False),
         lambda lab, f: f.slice.columns == (128, 256),
         sizes=(1,),
+    ),
+    "every seventh row x1.1": Planted(
+        C.CONSTANT_RATIO, edited("attn.out", lambda lab, v: scale(v, slice(4, None, 7), 1.1)),
+        lambda lab, f: f.numbers["kind"] == "rows" and abs(f.numbers["factor"] - 1.1) < 0.01
+        and f.numbers["rows"] == len(range(4, lab.size.T, 7)) and f.slice.positions is None,
+    ),
+    "embeddings of rare ids x1.05": Planted(
+        C.CONSTANT_RATIO, rare_embeddings_scaled,
+        lambda lab, f: "those of ids from 150 on" in f.sentence and abs(f.numbers["factor"] - 1.05) < 0.001,
     ),
     "rows by their own factors": Planted(
         C.ROW_RATIO, edited("attn.out", lambda lab, v: v * torch.linspace(0.3, 0.9, lab.size.T)[:, None]),

@@ -12,6 +12,7 @@ from parity.fingerprint import causes as C
 from tests.fingerprint.plants import (
     Planted,
     activated,
+    added_with,
     beyond_the_limit,
     cached,
     check_cause,
@@ -137,6 +138,15 @@ T = {
     "first expert never added": Planted(
         C.MISSING_EXPERT, lambda lab: lab.field("moe.experts", slot_lost(lab, 0, 0)),
         lambda lab, f: (f.numbers["slots"], f.slice.positions) == ([0], None),
+    ),
+    "weights of the token before from 100 on": Planted(
+        C.WRONG_INPUT, lambda lab: lab.field("moe.experts", added_with(lab, lambda w: w.roll(1, 0), from_100(lab))),
+        lambda lab, f: (f.numbers["weights"], f.slice.positions[0])
+        == ("the weights of the token 1 before", from_100(lab)),
+    ),
+    "weights of the slots exchanged": Planted(
+        C.WRONG_INPUT, lambda lab: lab.field("moe.experts", added_with(lab, lambda w: w.flip(1))),
+        lambda lab, f: "another order of slots" in f.numbers["weights"] and f.slice.positions is None,
     ),
     "five expert rows in a circle": Planted(C.ROWS_PERMUTED, lambda lab: lab.field("moe.gate", few_rows_moved(lab))),
     "keys rotated further from 100 on": Planted(
