@@ -5,8 +5,10 @@ the recipe's own emulation, in memory; each stage replayed in exact arithmetic a
 gates of the stored floor, those outside the layers (the logits) in pieces.
 
 A process for each measurement, after a short pass that leaves the weights in both recipes' forms and the libraries'
-buffers behind: those are the model's. The allocator is told to give every freed tensor back at once
-(MALLOC_MMAP_THRESHOLD_), since glibc otherwise keeps up to 64 MB of what was freed, whatever the work.
+buffers behind: those are the model's. Two measures: resident memory, with the allocator told to give every freed tensor
+back at once (MALLOC_MMAP_THRESHOLD_), since glibc otherwise keeps up to 64 MB of what was freed, whatever the work; and
+in a pass of its own what was asked for and not yet freed, which is the same in every run: bytes of tensors, those
+inside torch's operations too, plus bytes of Python and NumPy, the peaks of both added whether or not they coincide.
 
 Run: PYTHONPATH=.:kernels:oracles python3 benchmarks/replay.py --out DIR [--tokens 512 2048] [--threads 2]
 """
@@ -20,16 +22,21 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from parity.floor import Floor
 from parity.ladder.replay import Replay, ReplayedSite
+from parity.records import Summary
 from parity.runner import CapturePlan, Request, open_runner
 from parity.trace import Trace, capture_environment
 
@@ -87,38 +94,77 @@ class Holding(Replay):
             yield sites
 
 
-def measure(model: str, recipe: str, tokens: int, *, hold: bool = False) -> dict[str, object]:
-    """Time and growth of one replay of everything, judged. hold: keep every piece, as a replay that leaks would."""
-    folder = f"recipe:{ROOT / 'fixtures/models' / model}"
-    sut, oracle = open_runner(folder, recipe=recipe), open_runner(folder, recipe="fp32")
-    floor = Floor.load(ROOT / f"fixtures/floors/{recipe}.json")
+@contextmanager
+def requested(into: dict[str, int]) -> Iterator[None]:
+    """Note the most bytes of `tensors` that were allocated and not yet freed, and of `python`, NumPy's among them."""
+    gc.collect()
+    tracemalloc.start()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        before = tracemalloc.get_traced_memory()[0]
+        yield
+        into["python"] = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "events.json"
+        recorded.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    at_each = [(event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"]
+    into["tensors"] = max(accumulate(size for _, size in sorted(at_each)), default=0)
 
-    def captured(count: int) -> Trace:
-        return sut.forward([Request("document", prompt(count))], capture=CapturePlan())
 
-    Replay(captured(WARM), oracle).compare(floor=floor)
-    trace, grew = captured(tokens), dict[str, int]()
-    sizes, replay = sizes_of(trace), (Holding if hold else Replay)(trace, oracle)
+class Case:
+    """A model ready to be replayed: weights in both recipes' forms, and the stored floor."""
+
+    def __init__(self, model: str, recipe: str) -> None:
+        folder = f"recipe:{ROOT / 'fixtures/models' / model}"
+        self.sut, self.oracle = open_runner(folder, recipe=recipe), open_runner(folder, recipe="fp32")
+        self.floor = Floor.load(ROOT / f"fixtures/floors/{recipe}.json")
+        self.judge(Replay(self.captured(WARM), self.oracle))
+
+    def captured(self, tokens: int) -> Trace:
+        return self.sut.forward([Request("document", prompt(tokens))], capture=CapturePlan())
+
+    def judge(self, replay: Replay) -> Summary:
+        return replay.compare(floor=self.floor)
+
+    def count_requested(self, trace: Trace, *, hold: bool = False) -> dict[str, int]:
+        """The bytes of `requested`, of one replay of everything, judged."""
+        asked, replay = dict[str, int](), (Holding if hold else Replay)(trace, self.oracle)
+        with requested(asked):
+            self.judge(replay)
+        return asked
+
+
+def measure(model: str, recipe: str, tokens: int, *, count: bool = True) -> dict[str, object]:
+    """Time and growth of one replay of everything, judged. count: what it requested as well, in a second one."""
+    case, grew = Case(model, recipe), dict[str, int]()
+    trace = case.captured(tokens)
+    sizes, replay = sizes_of(trace), Replay(trace, case.oracle)
     wall, cpu = time.perf_counter(), time.process_time()
     with growth(grew, "replay"):
-        judged = replay.compare(floor=floor)
+        judged = case.judge(replay)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    del replay
+    asked = case.count_requested(trace) if count else None
     return {
         "model": model,
         "recipe": recipe,
         "tokens": tokens,
         "sites_replayed": sum(c.rows > 0 for c in judged.comparisons),
-        "wall_s": time.perf_counter() - wall,
-        "cpu_s": time.process_time() - cpu,
+        "wall_s": wall,
+        "cpu_s": cpu,
         "largest_layer_bytes": max(size for layer, size in sizes.items() if layer is not None),
         "outside_layers_bytes": sizes[None],
         "grew_bytes": grew["replay"],
+        "requested_bytes": asked and sum(asked.values()),
+        "of_them_tensors": asked and asked["tensors"],
     }
 
 
-def measure_apart(model: str, recipe: str, tokens: int, threads: int, *, hold: bool = False) -> dict[str, Any]:
+def measure_apart(model: str, recipe: str, tokens: int, threads: int, *, count: bool = True) -> dict[str, Any]:
     """`measure` in a process of its own."""
     asked = [sys.executable, __file__, "--one", model, recipe, "--tokens", str(tokens), "--threads", str(threads)]
-    asked += ["--hold"] if hold else []
+    asked += [] if count else ["--no-count"]
     return json.loads(subprocess.run(asked, check=True, capture_output=True, env=os.environ | GIVES_BACK).stdout)
 
 
@@ -128,12 +174,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "RECIPE"), help="in this process, one JSON line")
-    parser.add_argument("--hold", action="store_true", help="keep every site, as a replay that leaks would")
+    parser.add_argument("--no-count", dest="count", action="store_false", help="resident memory only")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.one:
         model, recipe = args.one
-        print(json.dumps(measure(model, recipe, args.tokens[0], hold=args.hold)))
+        print(json.dumps(measure(model, recipe, args.tokens[0], count=args.count)))
         return
     rows = [measure_apart(*one, tokens, args.threads) for one in MODELS for tokens in args.tokens]
     print(json.dumps(rows, indent=1))

@@ -95,8 +95,7 @@ def align(
         raise _damaged(name, "payloads of the declared shapes", str([tuple(p.shape) for p in payloads]))
     flat = _gather(payloads, [here for _, here in found], at)
     order = np.argsort(at)
-    of_capture = np.repeat(np.arange(len(captures)), sizes)[order]
-    launch = of_capture.reshape(tokens, slots)[:, 0]
+    launch = _launches(sizes, order, tokens, slots)
     expert = row_in_expert = None
     if by_expert:
         numbers = [_rows_in_expert(name, c)[here] for c, here in found]
@@ -109,13 +108,26 @@ def align(
         axes=("T", "S", *captures[0].axes[1:]) if by_expert else captures[0].axes,
         tensor=flat.reshape(tokens, slots, *flat.shape[1:]) if by_expert else flat,
         position=np.arange(position.min(), position.min() + tokens),
-        phase=np.array([c.phase for c in captures])[launch],
+        phase=_phases(captures, launch),
         launch=launch,
         captures=captures,
         expert=expert,
         row_in_expert=row_in_expert,
         context=_contexts(trace.run.requests[request], int(position.min()), tokens),
     )
+
+
+def _launches(sizes: list[int], order: NDArray[np.intp], tokens: int, slots: int) -> NDArray[np.int64]:
+    """[tokens], which capture each token's row came from; one number for all where there is one capture."""
+    if len(sizes) == 1:
+        return np.broadcast_to(np.int64(0), tokens)
+    return np.repeat(np.arange(len(sizes)), sizes)[order][::slots]
+
+
+def _phases(captures: tuple[Capture, ...], launch: NDArray[np.int64]) -> NDArray[np.str_]:
+    """[T], the phase of each token; one word for all where it is one: a word a row weighs as much as the row's ids."""
+    of_capture = np.array([c.phase for c in captures])
+    return np.broadcast_to(of_capture[0], len(launch)) if len(set(of_capture)) == 1 else of_capture[launch]
 
 
 _known: dict[int, tuple[tuple[int, ...], NDArray[np.uint64]]] = {}

@@ -25,6 +25,9 @@ Progress = Callable[[int, int], None]
 PIECE_BYTES = 1 << 20
 """Most bytes of exact values of a piece of a site outside the layers: logits are wider than a layer's captures."""
 
+KEPT = 6
+"""Captures of a request that are kept in canonical order: no stage reads more than five."""
+
 
 @dataclass(frozen=True)
 class ReplayedSite:
@@ -76,8 +79,8 @@ class Replay:
         self.request = request
         self.recipe = recipe
         self.family: Family = family(trace.run.family)
-        # Neighbouring stages share inputs; a layer's worth of them is kept.
-        self._aligned = lru_cache(maxsize=32 * max(len(trace.run.requests), 1))(self._align)
+        # Neighbouring stages share inputs. Rows that an engine permuted are copies here: few are kept.
+        self._aligned = lru_cache(maxsize=KEPT * max(len(trace.run.requests), 1))(self._align)
 
     def site(
         self, layer: int | None, stage: str, *, request: int | None = None, between: tuple[int, int] | None = None

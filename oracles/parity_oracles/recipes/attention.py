@@ -62,6 +62,7 @@ def _plain(
     product = sum_bf16(q, k) if order.tensor_core and arithmetic.materialized else q @ k.transpose(1, 2)
     # What leave and enter do is a rounding in recipes that have one, and nothing in the others.
     scores = arithmetic.enter(arithmetic.leave(product)) * q.shape[-1] ** -0.5
+    del product  # as large as the scores themselves
     scores = arithmetic.enter(arithmetic.leave(scores))
     scores.masked_fill_(torch.arange(k.shape[1]) > seen[:, None], -math.inf)
     shares = arithmetic.enter(arithmetic.leave(scores.softmax(-1)))

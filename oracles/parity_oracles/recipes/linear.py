@@ -66,6 +66,9 @@ class Operand:
 PREPARED_ROWS = 256
 """Rows quantized at a time; bounds the memory of the steps between."""
 
+SCALED_ROWS = 128
+"""Rows of a product that are scaled at a time; bounds the memory of their scales' outer product."""
+
 
 def prepare(x: torch.Tensor, arithmetic: Arithmetic, order: Order) -> Operand:
     """Rows [T, K] as the linear layers of `arithmetic` read them: quantized per row and 128 columns in block-FP8."""
@@ -134,11 +137,19 @@ def _multiply_fp8(x: Operand, matrix: Matrix, order: Order) -> torch.Tensor:
             if order.scales_apart:
                 part = part.mul_(row_scale).mul_(column_scale)
             else:
-                part = part.mul_(row_scale * column_scale)
+                part = scale_rows(part, row_scale, column_scale)
             total = part if total is None else total.add_(part)
         assert total is not None
         parts.append(total)
     return _sum(parts)
+
+
+def scale_rows(part: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:
+    """`part`, [T, N], times the product of [T, 1] and [N] scales, in place; some rows at a time: the product of the
+    scales alone is as large as `part`."""
+    for rows, scales in zip(part.split(SCALED_ROWS), row_scale.split(SCALED_ROWS), strict=True):
+        rows.mul_(scales * column_scale)
+    return part
 
 
 def dot(x: torch.Tensor, weight: torch.Tensor, length: int | None) -> torch.Tensor:
