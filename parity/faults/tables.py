@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from parity.faults.seams import Seams
@@ -19,6 +19,11 @@ def seam_tables(seams: Seams) -> dict[str, str]:
         "launches": "\n\n".join(f"**{name}**\n\n    {_signature(name, one)}" for name, one in seams.launches.items()),
         "settings": _table(("setting", "what"), seams.settings.items()),
     }
+
+
+def cause_table(causes: Mapping[str, str]) -> str:
+    """Cause classes, each with what a person looks for."""
+    return _table(("cause", "what"), ((f"`{name}`", what) for name, what in causes.items()))
 
 
 def fill_page(page: str, tables: dict[str, str]) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from parity.faults import Fault, Where, load_faults, shipped_faults, where
-from parity.faults.tables import fill_page, seam_tables
+from parity.faults.tables import cause_table, fill_page, seam_tables
 from parity.fingerprint.causes import CAUSES
+from parity.records import Slice
 from parity.runner import CapturePlan, Request, Schedule, open_runner
 from parity.stages import VOCABULARY
 from parity_kernels.forward.ops import OPS, ROLES, SEAMS
@@ -20,14 +21,20 @@ from parity_kernels.forward.ops import OPS, ROLES, SEAMS
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
 
 
+def _tables() -> dict[str, str]:
+    return {"causes": cause_table(CAUSES), **seam_tables(SEAMS)}
+
+
 def test_the_tables_are_those_of_the_engine():
     page = PAGE.read_text()
-    assert page == fill_page(page, seam_tables(SEAMS)), "run this file to write them anew"
+    assert page == fill_page(page, _tables()), "run this file to write them anew"
     assert all(f"**{name}**" in page for name in (*SEAMS.ops, *SEAMS.launches))
 
 
 def test_every_field_is_explained():
     page = PAGE.read_text()
+    for name in (*SEAMS.hyper, *(field.name for field in fields(Slice))):
+        assert f"`{name}`" in page, name
     for field in fields(Fault):
         assert re.search(rf"^\| [^|]*`{field.name}`", page, re.MULTILINE), field.name
     for field in fields(Where):
@@ -85,4 +92,4 @@ def test_roles_are_those_that_the_engine_tells(fp8_model: Path, bf16_model: Path
 
 
 if __name__ == "__main__":
-    PAGE.write_text(fill_page(PAGE.read_text(), seam_tables(SEAMS)))
+    PAGE.write_text(fill_page(PAGE.read_text(), _tables()))
