@@ -25,7 +25,7 @@ def attend(
     keys, values = (x.float().repeat_interleave(group, dim=1) for x in (k, v))
     scores = torch.einsum("nhk,lhk->nhl", q.float(), keys) * scale
     scores = scores.masked_fill(~visible[:, None], float("-inf"))
-    weighted, total = 0, 0
+    weighted, total = torch.zeros_like(q, dtype=torch.float32), torch.zeros_like(scores[..., :1])
     for start in range(0, k.shape[0], split):
         part = scores[..., start : start + split]
         share = torch.exp(part - part.amax(-1, keepdim=True).clamp(min=-1e30))
@@ -40,7 +40,8 @@ def over_requests(
 ) -> torch.Tensor:  # fmt: skip
     """Both attention ops by `attend`; sees(own [N, 1], key [1, L]) -> bool [N, L] is the mask."""
     decode = "positions" in rest
-    out = rest.get("out") if rest.get("out") is not None else torch.empty_like(q)
+    given = rest.get("out")
+    out = torch.empty_like(q) if given is None else given
     first = rest["positions" if decode else "first_position"].tolist()
     starts = range(len(first) + 1) if decode else rest["row_start"].tolist()
     for number, slot in enumerate(rest["slots"].tolist()):

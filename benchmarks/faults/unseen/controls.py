@@ -22,7 +22,8 @@ def split_keys(op: Any) -> Any:
 
     def attention(q: torch.Tensor, cache_k: torch.Tensor, cache_v: torch.Tensor, **rest: Any) -> torch.Tensor:
         decode = "positions" in rest
-        out = rest.get("out") if rest.get("out") is not None else torch.empty_like(q)
+        given = rest.get("out")
+        out = torch.empty_like(q) if given is None else given
         first = rest["positions" if decode else "first_position"].tolist()
         starts = list(range(len(first) + 1)) if decode else rest["row_start"].tolist()
         for number, slot in enumerate(rest["slots"].tolist()):
@@ -49,8 +50,9 @@ def _merged(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int, scale
         parts.append((largest, share.sum(-1, keepdim=True), weighted))
     common = torch.stack([largest for largest, _, _ in parts]).amax(0)
     factors = [torch.exp(largest - common) for largest, _, _ in parts]
-    total = sum(factor * mass for factor, (_, mass, _) in zip(factors, parts, strict=True))
-    return (sum(f * weighted for f, (_, _, weighted) in zip(factors, parts, strict=True)) / total).to(q.dtype)
+    total = torch.stack([f * mass for f, (_, mass, _) in zip(factors, parts, strict=True)]).sum(0)
+    weighted = torch.stack([f * part for f, (_, _, part) in zip(factors, parts, strict=True)]).sum(0)
+    return (weighted / total).to(q.dtype)
 
 
 def small_grouped(**extents: Any) -> Launch:
@@ -117,7 +119,7 @@ def depth_in_thirds(op: Any) -> Any:
             return op(x, weight, **rest)
         out = rest.pop("out", None)
         parts = zip(x.chunk(3, 1), weight.chunk(3, 1), strict=True)
-        total = sum(op(a, b, **rest) for a, b in reversed(list(parts)))
+        total = torch.stack([op(a, b, **rest) for a, b in reversed(list(parts))]).sum(0)
         return total if out is None else out.copy_(total)
 
     return linear
