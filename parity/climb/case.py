@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from parity.decode import exchange_halves
 from parity.prompt import Conversation
 from parity.runner import Request, Schedule
 
@@ -78,6 +79,5 @@ class Case:
         """
         if self.second is not None:
             return self.second, "given"
-        ids, half = self.request.ids, len(self.request.ids) // 2
-        how = f"made of the first: its ids from {half} on, then those before"
-        return Request(f"{self.request.name}, halves exchanged", ids[half:] + ids[:half]), how
+        how = f"made of the first: its ids from {len(self.request.ids) // 2} on, then those before"
+        return exchange_halves(self.request), how

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parity.decode.choices import examine_sampler, examine_under_ban
-from parity.decode.comparison import DecodingComparison, DecodingVerdict, compare_decoding
+from parity.decode.comparison import DecodingComparison, DecodingVerdict
 from parity.decode.divergence import Choice, Parting
 from parity.decode.draws import Departure, DrawCheck, check_draws
 from parity.decode.growth import Growth, growth_of
@@ -14,6 +14,7 @@ from parity.decode.reference import Reference, decode_reference
 from parity.decode.residual import ResidualScale, falsify_residual_scale
 from parity.decode.sampled import SampledComparison, compare_sampled
 from parity.decode.sampler import SamplerCheck, check_sampler
+from parity.decode.second import compare_decoding, exchange_halves
 from parity.decode.side import Forced, continue_greedily, force
 from parity.decode.sweep import Sweep, Tried, judge_symptom, shortest_prompt
 
@@ -44,6 +45,7 @@ __all__ = [
     "decode_reference",
     "examine_sampler",
     "examine_under_ban",
+    "exchange_halves",
     "falsify_residual_scale",
     "fit_penalties",
     "force",

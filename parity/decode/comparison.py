@@ -33,7 +33,8 @@ Tell = Callable[[str], None]
 class DecodingVerdict(StrEnum):
     """same: the tokens agree wherever both were asked. near_tie: they part only inside the noise. diverged: outside it,
     or a sampler does not do what it was asked. unresolved: they part and nothing says how large the noise is, or the
-    rows in which they do are further off as a whole than clean rows usually are, and not out of the floor."""
+    rows in which they do are further off as a whole than clean rows usually are, and not out of the floor; or the
+    logits diverge on this prompt, by an emulation's noise, and not on others."""
 
     SAME = "same"
     NEAR_TIE = "near_tie"
@@ -63,7 +64,8 @@ class DecodingComparison:
     floor, and rows that are not finite, by position. free: where the free continuations part, None where they do not.
     excess: how far the logits of a phase stand from the oracle's against the recipe's noise, where that was emulated.
     starts: phase of the first position out of the noise, None when nothing is. growth: of KL with length.
-    shown: how much a side shows that gives log-probabilities, and perhaps not all of them.
+    shown: how much a side shows that gives log-probabilities, and perhaps not all of them. repeated: whether another
+    prompt diverged too, None where none was run.
     """
 
     verdict: DecodingVerdict
@@ -88,9 +90,10 @@ class DecodingComparison:
     oracle_ids: tuple[int, ...]
     sut_ids: tuple[int, ...]
     shown: str = ""
+    repeated: bool | None = None
 
 
-def compare_decoding(
+def compare_once(
     *,
     sut: Runner,
     oracle: Runner | Reference,
@@ -104,16 +107,8 @@ def compare_decoding(
     no_emulation: str = "neither a floor nor an emulation was given",
     tell: Tell = lambda what: None,
 ) -> DecodingComparison:
-    """Run both on the prompt, compare, and judge by the floor, else by the emulation, else not at all.
-
-    oracle: a runner, or what `decode_reference` kept of one for this request and as many tokens: it is not run again,
-    and floor, emulation, exact and sampling are the reference's. emulation: a runner of the SUT's recipe; exact: one of
-    exact arithmetic on the same weights, needed beside it unless the oracle is exact. sampling: penalties and bans that
-    both are asked to apply; its temperature must be 0. sut_ids: the SUT's own continuation, where it is known already,
-    made under the same settings. no_emulation: why there is none.
-    Raises UsageError for prompts and token numbers that compare nothing or lie outside the vocabulary, and for a floor
-    of another recipe; RunnerError for a runner that cannot decode, or that continues with nothing.
-    """
+    """One prompt's comparison, with the arguments, the refusals and, but for a second prompt, the judgement of
+    `parity.decode.compare_decoding`."""
     sut_info = sut.describe()
     require_decoding(sut_info, request, tokens)
     asked = oracle.sampling if isinstance(oracle, Reference) else sampling or Sampling()
@@ -326,4 +321,4 @@ def _sentence(
     return "; ".join(said) + "."
 
 
-__all__ = ["DecodingComparison", "DecodingVerdict", "Phase", "compare_decoding"]
+__all__ = ["DecodingComparison", "DecodingVerdict", "Phase", "compare_once"]

@@ -47,7 +47,7 @@ CONTENDERS = 5
 ALARM = 1e-3
 """Chance that one run of a correct engine shows a swing out of the noise, were its errors normal and no near-tie of a
 router falling otherwise than in the emulation. With those it is 2 % (5 of 240 prompts, docs/decoding.md): a finding of
-logits alone has to come again on an independent prompt."""
+logits alone has to come again on another prompt (`parity.decode.second`)."""
 
 EXACT = ("fp32", "fp64")
 
