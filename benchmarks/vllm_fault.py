@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from parity.cli.inputs import parse_options
 from parity.climb import Case, Investigation, investigate
 from parity.compare import Outcome
 from parity.demo import FIXTURES
@@ -81,6 +82,9 @@ def main() -> None:
         "--calibrate", type=Path, action="append", default=[],
         help="prompts of a floor that each investigation makes for itself, in place of --floor"
     )  # fmt: skip
+    parser.add_argument(
+        "--option", "-o", action="append", help="of vLLM's runner, KEY=VALUE: arguments='{\"attention_backend\": ...}'"
+    )
     parser.add_argument("--climb", type=Path, help="folder for the investigations; without, none is made")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
@@ -88,14 +92,15 @@ def main() -> None:
     files = sorted((FIXTURES / "prompts").glob("short-*.json"))[:2]
     prompts = [read_prompt(file) for file in files]
     requests = [Request(prompt.name, prompt.ids[: asked.tokens]) for prompt in prompts]
+    options = {"dtype": asked.dtype, "max_model_len": 512, **parse_options(asked.option)}
     floor, oracle = Floor.load(asked.floor), open_runner(f"hf:{asked.model}")
     case = Case(
         f"vllm:{asked.model}", f"hf:{asked.model}", requests[0], second=requests[1], emulation=f"recipe:{asked.model}",
         floor=None if asked.calibrate else str(asked.floor), calibrate=tuple(map(str, asked.calibrate)),
-        sut_options={"dtype": asked.dtype}, model=str(asked.model),
+        sut_options=options, model=str(asked.model),
     )  # fmt: skip
     content: dict[str, Any] = {}
-    with open_runner(f"vllm:{asked.model}", dtype=asked.dtype, max_model_len=512) as engine:
+    with open_runner(f"vllm:{asked.model}", **options) as engine:
 
         def examine(name: str) -> Compared:
             found = compare_engine(oracle=oracle, sut=engine, requests=requests, floor=floor, isolated=True)
