@@ -150,11 +150,22 @@ def _case(
     primed = bool(conversation.arguments.get("add_generation_prompt", conversation.asks))
     known = [one.prompt for one in candidates if one.name == UNPRIMED and not nearest.setting.count]
     if known:
-        return Case(folder, vocabulary, conversation, nearest.prompt, sut, known[0], primed, candidates)
+        unprimed = _unended(known[0], nearest.prompt, folder, vocabulary)
+        return Case(folder, vocabulary, conversation, nearest.prompt, sut, unprimed, primed, candidates)
     job = job_for(folder, template, conversation, nearest.setting, add_generation_prompt=False)
     ((bare,), _) = render_jobs([job])
     unprimed = nearest.prompt if bare.text is None else encoded(vocabulary, bare.text)
+    unprimed = _unended(unprimed, nearest.prompt, folder, vocabulary)
     return Case(folder, vocabulary, conversation, nearest.prompt, sut, unprimed, primed, candidates)
+
+
+def _unended(unprimed: Prompted, primed: Prompted, folder: ModelFolder, vocabulary: Vocabulary) -> Prompted:
+    """Without the token that ends a sequence, where the template writes it only if no turn is opened behind."""
+    ends = folder.special.get("eos_token")
+    shorter = unprimed.text.removesuffix(ends) if ends else unprimed.text
+    if primed.text.startswith(unprimed.text) or not primed.text.startswith(shorter):
+        return unprimed
+    return encoded(vocabulary, shorter)
 
 
 def _counted(counted: int, fed: int, *, alone: bool) -> Explanation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from parity.prompt.evidence import Case, bare
@@ -29,12 +30,64 @@ def recoded(case: Case) -> list[Explanation]:
         if tuple(number for part in parts if part for number in case.vocabulary.encode(part)) == case.sut.ids:
             told = f"The text is the template's; the SUT's ids are those of {name} tokenized apart and joined."
             return [Explanation("retokenized_across_boundary", told, True, {"parts": name})]
+    joined = _cut_and_joined(case)
+    if joined is not None:
+        return [joined]
     first = case.hunks[0]
     told = (
         f"The text is the template's, and {len(case.hunks)} places have other ids, the first at position "
         f"{first.reference[0]}: it was tokenized in parts, or by another tokenizer."
     )
     return [Explanation("retokenized", told, True, {"places": len(case.hunks)})]
+
+
+CUTS = 64
+"""Places of a prompt that are tried as cuts, and letters of one place."""
+
+
+def _cut_and_joined(case: Case) -> Explanation | None:
+    """The text was cut somewhere, inside words too, as pieces of a stream are, and the parts tokenized apart."""
+    encode, cuts = case.vocabulary.encode, []
+    for start, said, ids in _apart(case):
+        at = next((n for n in range(1, min(len(said), CUTS)) if encode(said[:n]) + encode(said[n:]) == ids), None)
+        if at is None or len(cuts) == CUTS:
+            return None
+        cuts.append(start + at)
+    if not cuts:
+        return None
+    text = case.reference.text
+    parts = [text[start:stop] for start, stop in pairwise((0, *cuts, len(text)))]
+    if tuple(number for part in parts for number in case.vocabulary.encode(part)) != case.sut.ids:
+        return None
+    where = visible(text[max(cuts[0] - 12, 0) : cuts[0]]) + " | " + visible(text[cuts[0] : cuts[0] + 12])
+    told = (
+        f"The text is the template's; it was cut inside words at {len(cuts)} place{'s' * (len(cuts) > 1)}, first at "
+        f"{where}, and the parts were tokenized apart and joined."
+    )
+    return Explanation("retokenized_across_boundary", told, True, {"cuts": cuts[:16]})
+
+
+def _apart(case: Case) -> Iterator[tuple[int, str, tuple[int, ...]]]:
+    """Where equal texts have other ids: the first letter, the text, and the SUT's ids, between edges of tokens that
+    both have. Nothing where a token is a part of a letter."""
+    text, known = case.reference.text, {}
+    edges: list[dict[int, int]] = []
+    for ids in (case.reference.ids, case.sut.ids):
+        at, here = 0, {0: 0}
+        for count, number in enumerate(ids, 1):
+            if number not in known:
+                known[number] = len(case.vocabulary.text((number,)))
+            at += known[number]
+            here[at] = count
+        if at != len(text):
+            return
+        edges.append(here)
+    for start, stop in pairwise(sorted(edges[0].keys() & edges[1].keys())):
+        mine, theirs = (
+            prompt.ids[edge[start] : edge[stop]] for prompt, edge in zip((case.reference, case.sut), edges, strict=True)
+        )
+        if mine != theirs:
+            yield start, text[start:stop], theirs
 
 
 def _spelled(case: Case) -> list[Explanation]:

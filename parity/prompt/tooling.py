@@ -86,8 +86,23 @@ def tools(case: Case) -> Explanation | None:
     other = [name for name in named if mine[name] != theirs[name] or _rewritten(case, name)]
     if other:
         told = f"The SUT's prompt describes {', '.join(other)} in another format than the template."
-        return Explanation("tools_format", told, False, {"tools": other})
+        # Where both are the same but for the descriptions, there is nothing else to explain.
+        return Explanation("tools_format", told, _apart_from_tools(case), {"tools": other})
+    if named and schemas[1] < schemas[0]:
+        told = f"The SUT's prompt names {', '.join(named)}, and does not write all parameters as the template does."
+        return Explanation("tools_format", told, False, {"tools": named})
     return None
+
+
+def _apart_from_tools(case: Case) -> bool:
+    """Whether both prompts are the same once every JSON description is taken out of them."""
+    left = []
+    for prompt in (case.reference, case.sut):
+        text = prompt.text
+        for _, raw in _descriptions(text):
+            text = text.replace(raw, "", 1)
+        left.append(text)
+    return left[0] == left[1]
 
 
 def _in_another_format(case: Case, name: str, added: str) -> bool:

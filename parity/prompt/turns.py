@@ -14,8 +14,11 @@ THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning|seed:think)>|\[
 
 ROLES = re.compile(r"\b(?:system|developer|user|assistant|model|human)\b", re.IGNORECASE)
 
-EMPTY = re.compile(r"(?:[^\n:]{0,60}:)?\s*(?:none|null|n/a|undefined|\{\}|\[\]|-)?\s*", re.IGNORECASE)
-"""A line that says nothing: blank, a heading with nothing behind it, or a heading and a word for nothing."""
+EMPTY = re.compile(
+    r"(?:#{1,6} [^\n]{0,60}|[^\n:]{0,60}:)?\s*(?:none|null|n/a|undefined|\{\}|\[\]|-)?\s*", re.IGNORECASE
+)
+"""A line that says nothing: blank, a heading (of Markdown, or before a colon) with nothing behind it, or a heading and
+a word for nothing."""
 
 
 def thinking(case: Case) -> Explanation | None:
