@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parity.fingerprint.causes import CONSTANT_RATIO
 from parity.fingerprint.constant_ratio import CARRIES, ONE_FACTOR
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, collinear, factor_gain, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
-from parity.records import Slice
+from parity.fingerprint.subset import place_of_rows
 
 
 @reads_values
@@ -39,38 +38,10 @@ def detect_rows_scaled(field: ErrorField) -> Fingerprint | None:
     if not other.any() or np.median(dy[other] / yy[other] / excess) > LEAST_SHARE:
         return None
     score = float(shared / dd.sum())
-    where, words = _place(field, hit)
+    where, words = place_of_rows(field, hit)
     numbers = {"kind": "rows", "rows": int(hit.sum()), "of": field.rows, "factor": float(1 + excess)}
     sentence = (
         f"{words} {'are' if hit.sum() > 1 else 'is'} {1 + excess:.4g} times the oracle's, the others are not: one "
         f"factor explains {percent(score)} of the error."
     )
     return Fingerprint(CONSTANT_RATIO, score, numbers, sentence, where)
-
-
-def _place(field: ErrorField, hit: NDArray[np.bool_]) -> tuple[Slice, str]:
-    """Positions where the rows are a run of them, experts where they are within some; and the rows in words."""
-    words = f"{hit.sum()} of {field.rows} rows"
-    positions = np.unique(field.row_position[hit])
-    run = len(positions) == positions[-1] - positions[0] + 1
-    span = (int(positions[0]), int(positions[-1]) + 1) if run else None
-    words += f" (positions {span[0]} to {span[1] - 1})" if span else ""
-    known = _told_by_id(field, hit)
-    experts: tuple[int, ...] | None = None
-    if field.row_expert is not None:
-        mine = set(field.row_expert[hit].tolist())
-        experts = tuple(sorted(mine)) if mine != set(field.row_expert.tolist()) else None
-    return Slice(positions=span, experts=experts), words + known
-
-
-def _told_by_id(field: ErrorField, hit: NDArray[np.bool_]) -> str:
-    """Whether the token ids of a lookup tell these rows from the others."""
-    for ids in field.inputs.values():
-        if ids.is_floating_point() or ids.shape != (field.rows,):
-            continue
-        mine, others = ids.cpu().numpy()[hit], ids.cpu().numpy()[~hit]
-        if mine.min() > others.max():
-            return f", those of ids from {mine.min()} on,"
-        if mine.max() < others.min():
-            return f", those of ids up to {mine.max()},"
-    return ""

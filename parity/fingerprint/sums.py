@@ -84,6 +84,14 @@ def squared_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return sum(squared_norm(a[block] - b[block]) for block in row_blocks(*a.shape))
 
 
+def row_distances(a: torch.Tensor, b: torch.Tensor) -> Array:
+    """[N] fp64, squared distance of each row of [N, W] fp32 tensors; fp32 within a row."""
+    out = np.zeros(len(a))
+    for block in row_blocks(*a.shape):
+        out[block] = (a[block] - b[block]).square_().sum(1).numpy()
+    return out
+
+
 def pair_sums(y: torch.Tensor, x: torch.Tensor, d: torch.Tensor, *, heads: int) -> Sums:
     """Sums of [N, W] fp32 tensors; products in fp32, added in fp32 within a strip or column of a block, fp64 beyond.
 

@@ -6,6 +6,7 @@ from parity.fingerprint.causes import GATE_UP_SWAPPED, WRONG_INPUT
 from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.subset import place_of_rows, rows_explained
 from parity.records import Slice
 
 PARTNER = {"moe.gate": "moe.up", "moe.up": "moe.gate"}
@@ -13,17 +14,19 @@ PARTNER = {"moe.gate": "moe.up", "moe.up": "moe.gate"}
 
 @reads_values
 def detect_swapped_halves(field: ErrorField) -> Fingerprint | None:
-    """Find gate and up swapped: the SUT of one is the oracle of the other, which `related` must hold. score: the share
-    of the error explained."""
+    """Find gate and up swapped, in all rows or in those of some experts: the SUT of one is the oracle of the other,
+    which `related` must hold. score: the share of the error explained."""
     partner = PARTNER.get(field.stage)
     other = field.beside(field.related.get(partner)) if partner else None
     if other is None or partner is None:
         return None
-    score = share_after(field, other)
-    if not score > LEAST_SHARE:
+    explained = rows_explained(field, other)
+    if not explained.score > LEAST_SHARE:
         return None
-    sentence = f"The SUT's {field.stage} is the oracle's {partner}: {percent(score)} of the error."
-    return Fingerprint(GATE_UP_SWAPPED, score, {"equals": partner}, sentence, Slice())
+    where, rows = place_of_rows(field, explained.rows)
+    places = "" if explained.rows is None else f" in {rows}"
+    sentence = f"The SUT's {field.stage} is the oracle's {partner}{places}: {percent(explained.score)} of the error."
+    return Fingerprint(GATE_UP_SWAPPED, explained.score, {"equals": partner}, sentence, where)
 
 
 @reads_values
