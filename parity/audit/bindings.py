@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from parity.audit.recognize import E4M3, SCALES, describe_content, holds
+from parity.audit.recognize import E4M3, ORDER, SCALES, describe_content, holds
 from parity.audit.record import AuditCheck, AuditFinding
 from parity.audit.tensors import BindingReport, Piece, StoredTensor
 from parity.fingerprint import causes
@@ -107,11 +107,15 @@ def _judge_weight(
             continue
         for piece in found:
             form = holds(piece.probe, weight)
+            moved = None
             if form is None:
                 name, cause, text = describe_content(piece.probe, weight, stored)
+                moved = cause if name == ORDER else None
                 yield _Wrong("tensors", name, cause, weight.name, place, layer, text)
             if scale is not None and (form == "codes" or piece.probe.dtype == E4M3):
-                yield from _judge_scale(scale, beside or (), piece, place, layer, stored)
+                for one in _judge_scale(scale, beside or (), piece, place, layer, stored):
+                    # Scales that stand in another order beside such a weight went with it.
+                    yield replace(one, cause=moved) if moved and one.name == ORDER else one
             if piece.reads is not None and report.steps and piece.reads > report.steps:
                 text = f"{piece.reads} times in {report.steps} steps"
                 yield _Wrong("tensors", TWICE, causes.CONFIG_VALUE, weight.name, place, layer, text)

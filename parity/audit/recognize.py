@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import correlation
 
+from parity.audit.grid import FORMATS
+from parity.audit.order import ROWS, say_order, tell_order
 from parity.audit.tensors import BF16_ROUNDING, StoredTensor, TensorProbe
 from parity.fingerprint import causes
 
@@ -19,6 +21,7 @@ OTHER = "another tensor of the checkpoint"
 ORDER = "the right elements in another order"
 FACTOR = "scaled by a constant"
 OFFSET = "offset by a constant"
+NARROWED = "rounded to a narrower format"
 CHANGED = "changed on its way from the checkpoint"
 NEITHER = "values of no checkpoint tensor"
 
@@ -64,13 +67,12 @@ def describe_content(probe: TensorProbe, tensor: StoredTensor, stored: Sequence[
         return ONES if tensor.scales is None else SCALES, unbound, "ones are read"
     for other in stored:
         if other.name != tensor.name and any(form.digest == probe.digest for form in other.forms.values()):
-            return OTHER, causes.TENSOR_UNBOUND, f"{other.name} is read"
+            return OTHER, causes.WRONG_INPUT, f"{other.name} is read"
     same = set(probe.samples) in ({probe.rms}, {-probe.rms})  # the root of a mean of equal squares
     if same and len(set(tensor.forms["values"].samples)) > 1:
         return ONE_VALUE, unbound, f"{probe.samples[0]:.6g} is read everywhere"
     if any(form.unordered == probe.unordered for form in tensor.forms.values()):
-        cause = causes.TRANSPOSED if tensor.scales is None else causes.BLOCK_SCALES
-        return ORDER, cause, f"its elements in another order, shape {list(probe.shape)}"
+        return ORDER, *_order(probe, tensor)
     factor = _factor(probe, tensor)
     if factor is not None:
         return FACTOR, causes.CONSTANT_RATIO, f"{factor:.6g} times its values"
@@ -80,8 +82,42 @@ def describe_content(probe: TensorProbe, tensor: StoredTensor, stored: Sequence[
     if offset is not None:
         cause = causes.CHANNEL_RATIO if len(probe.shape) == 1 else ""
         return OFFSET, cause, f"its values and {offset:+.6g}"
+    narrow = _narrowed(probe, tensor)
+    if narrow and _resembles(probe, tensor):
+        cause = causes.E4M3_GRID if narrow.startswith("E4M3") else causes.NARROW_GRID
+        return NARROWED, cause, f"its values rounded to {narrow}, shape {list(probe.shape)}"
     # It is bound, hence the loader's rules are not the cause: the stage that reads it shows what was done to it.
     return (CHANGED, "", text) if _resembles(probe, tensor) else (NEITHER, unbound, text)
+
+
+def _order(probe: TensorProbe, tensor: StoredTensor) -> tuple[str, str]:
+    """(cause class, words) of the right elements in another order. Rows of a weight are the columns of what it computes
+    (or their heads: the stage's own error tells)."""
+    told = None
+    for form in tensor.forms.values():
+        if form.unordered == probe.unordered:
+            told = tell_order(rows=probe.rows, columns=probe.columns, own_rows=form.rows, own_columns=form.columns)
+            if told is not None:
+                break
+    words = f"its elements in another order, shape {list(probe.shape)}"
+    words += f": {say_order(*told)}" if told is not None else ""
+    if tensor.scales is not None:
+        return causes.BLOCK_SCALES, words
+    return (causes.COLUMNS_PERMUTED if told is not None and told[0] == ROWS else causes.TRANSPOSED), words
+
+
+def _narrowed(probe: TensorProbe, tensor: StoredTensor) -> str:
+    """The narrower format that the values were rounded to, in words; empty where they need as many bits as theirs."""
+    if probe.dtype == E4M3 or tensor.scales is not None:
+        return ""
+    forms = [form for name, form in tensor.forms.items() if name != "codes"]
+    if probe.significant < min(form.significant for form in forms):
+        at_most = next((bits for bits in FORMATS if probe.significant <= bits), None)
+        if at_most is not None:
+            return FORMATS[at_most]
+    if probe.e4m3_scale and not any(form.e4m3_scale for form in forms):
+        return f"E4M3 with a scale for {probe.e4m3_scale}"
+    return ""
 
 
 def _alike(probe: TensorProbe, tensor: StoredTensor) -> list[tuple[float, float]]:

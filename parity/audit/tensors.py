@@ -13,6 +13,9 @@ from typing import Any, Protocol
 
 import torch
 
+from parity.audit.grid import e4m3_scale, significant_bits
+from parity.audit.order import mark_rows
+
 SAMPLES = 64
 """Elements kept of each tensor; enough to see one rounding or one factor, too few to cross a border slowly."""
 
@@ -27,7 +30,8 @@ class TensorProbe:
     digest: of the values as fp32 in row-major order, so that a dtype that holds them exactly changes nothing.
     unordered: of the same values whatever their order: equal for a transposed or permuted copy.
     rms, largest: of all elements, 0 when there are none; NaN where the tensor holds one. samples: evenly spaced
-    elements of the flattened tensor.
+    elements of the flattened tensor. rows, columns: marks of a matrix, see parity/audit/order.py; empty of others.
+    significant, e4m3_scale: the narrower grid that the values lie on, see parity/audit/grid.py.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +41,10 @@ class TensorProbe:
     rms: float
     largest: float
     samples: tuple[float, ...]
+    rows: bytes = b""
+    columns: bytes = b""
+    significant: int = 24
+    e4m3_scale: str = ""
 
 
 def probe_tensor(tensor: torch.Tensor) -> TensorProbe:
@@ -53,6 +61,10 @@ def probe_tensor(tensor: torch.Tensor) -> TensorProbe:
         rms=float(flat.double().square().mean().sqrt()) if len(flat) else 0.0,
         largest=float(flat.abs().max()) if len(flat) else 0.0,
         samples=tuple(some.tolist()),
+        rows=mark_rows(values),
+        columns=mark_rows(values.T) if values.ndim == 2 else b"",
+        significant=significant_bits(flat.view(torch.int32)),
+        e4m3_scale=e4m3_scale(values) if tensor.element_size() > 1 else "",
     )
 
 

@@ -127,7 +127,7 @@ def _merged(located: Finding, direct: Sequence[Finding]) -> tuple[Finding, list[
         if one.rung in ("config", "checkpoint") and _same_site(one, located, sites):
             behind = tuple(cause for cause in (located.cause, one.cause) if cause)
             cause = one.cause or located.cause
-            if one.cause == TRANSPOSED and located.cause in ORDERS:
+            if one.cause in (TRANSPOSED, COLUMNS_PERMUTED) and located.cause in ORDERS:
                 cause = located.cause  # the checkpoint tells that the order is another; the error field tells which
             located = replace(
                 located,

@@ -114,7 +114,7 @@ CAUSES: Mapping[str, str] = {
     ROUTER_NEAR_TIE: "Two experts' logits lie closer than the floor: not a fault of its own.",
     ROUTER_WRONG_IDS: "The ids belong to other logits: an overwritten buffer, a wrong top-k.",
     WEIGHTS_NOT_NORMALIZED: "norm_topk_prob is ignored, or softmax runs over another set.",
-    GATE_TRANSFORM: "-exp(A_log), softplus or sigmoid is left out.",
+    GATE_TRANSFORM: "-exp(A_log), softplus, sigmoid or softmax is left out, or another one stands in its place.",
     KV_SLOTS: "Keys or values are written to, or read from, other slots than their positions'.",
     LAUNCH_LIMIT: "A grid dimension exceeds the hardware's limit and the launch fails silently.",
     CONFIG_VALUE: "An effective hyper-parameter is a default or hard-coded.",

@@ -16,7 +16,7 @@ def detect_head_order(field: ErrorField) -> Fingerprint | None:
     """Find heads that hold another head's values: shifted by one number, aliased (one head at several places), or
     permuted. score: the share of the error that the heads found elsewhere explain.
 
-    A shift of all heads by one of two heads is a swap and is called permuted.
+    A shift of all heads by one of two heads is a swap, one by several heads a rotation of blocks: both are permuted.
     """
     heads = field.heads
     if heads < 2:
@@ -43,8 +43,9 @@ def detect_head_order(field: ErrorField) -> Fingerprint | None:
     right = {h for h in range(heads) if h not in source and own[h] < (1 - LEAST_SHARE) * (xx[h] + yy[h])}
     aliased = len(set(source.values())) < len(source) or bool(set(source.values()) & right)
     if len(shifts) == 1 and heads > 2 and len(moved) >= heads - 1:
-        cause, by = HEADS_SHIFTED, shifts.pop()
+        by = shifts.pop()
         by = by - heads if by > heads // 2 else by
+        cause = HEADS_SHIFTED if abs(by) == 1 else HEADS_PERMUTED
         words = f"Each head holds the values of head number {by:+d} from it"
     elif aliased:
         cause, words = (

@@ -6,7 +6,13 @@ import numpy as np
 import torch
 
 from parity.align import route
-from parity.fingerprint.causes import ROUTER_NEAR_TIE, ROUTER_WRONG_IDS, SOFTMAX_SCALE, WEIGHTS_NOT_NORMALIZED
+from parity.fingerprint.causes import (
+    GATE_TRANSFORM,
+    ROUTER_NEAR_TIE,
+    ROUTER_WRONG_IDS,
+    SOFTMAX_SCALE,
+    WEIGHTS_NOT_NORMALIZED,
+)
 from parity.fingerprint.evidence import LEAST_SHARE, percent, reads_values, share_after
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
@@ -17,6 +23,17 @@ BF16_STEP = 2.0**-7
 counts as a tie: two logits, each half a step off."""
 
 TEMPERATURE = "softmax over the chosen experts, at another temperature"
+
+TRANSFORMS = {
+    "sigmoid of each logit": torch.sigmoid,
+    "softplus of each logit": torch.nn.functional.softplus,
+    "the root of softplus of each logit": lambda scores: torch.nn.functional.softplus(scores).sqrt(),
+    "the logits themselves": lambda scores: scores,
+}
+"""What routers apply in place of a softmax over the experts; each is tried as it is and renormalized."""
+
+FITTED_MORE = 0.02
+"""Share by which a temperature, which is fitted, must explain more than what has no number to fit (`read.TIE`)."""
 
 
 def detect_router(field: ErrorField) -> Fingerprint | None:
@@ -76,7 +93,8 @@ def _wrong(field: ErrorField, score: float, numbers: dict, flipped: np.ndarray) 
 
 @reads_values
 def detect_routing_weights(field: ErrorField) -> Fingerprint | None:
-    """Find weights of `moe.topk_weights` normalized over other experts than the oracle's. score: the share explained.
+    """Find weights of `moe.topk_weights` normalized over other experts than the oracle's, at another temperature, or by
+    another function than a softmax. score: the share explained.
 
     Needs the inputs moe.router_logits [T, E] and moe.topk_ids [T, S].
     """
@@ -88,16 +106,18 @@ def detect_routing_weights(field: ErrorField) -> Fingerprint | None:
     ways = {
         "softmax over all experts, not renormalized": scores.softmax(1).gather(1, chosen),
         "softmax over the chosen experts": scores.gather(1, chosen).softmax(1),
-        "sigmoid of each logit": scores.sigmoid().gather(1, chosen),
-        "the logits themselves": scores.gather(1, chosen),
     }
+    for name, function in TRANSFORMS.items():
+        ways[name] = function(scores).gather(1, chosen)
+        total = ways[name].sum(1, keepdim=True)
+        ways[f"{name}, renormalized"] = ways[name] / torch.where(total.abs() > 1e-20, total, 1.0)
     weights, spread = field.x.clamp(min=1e-12).log(), scores.gather(1, chosen)
     weights, spread = weights - weights.mean(1, keepdim=True), spread - spread.mean(1, keepdim=True)
     temperature = float((spread.square().sum() / (weights * spread).sum().clamp(min=1e-12)).nan_to_num(1.0))
     if 0.01 < temperature < 100:
         ways[TEMPERATURE] = (scores.gather(1, chosen) / temperature).softmax(1)
     explained = {name: share_after(field, value.reshape(field.x.shape)) for name, value in ways.items()}
-    best = max(explained, key=lambda name: explained[name])
+    best = max(explained, key=lambda name: explained[name] - FITTED_MORE * (name == TEMPERATURE))
     if not explained[best] > LEAST_SHARE:
         return None
     numbers = {
@@ -116,4 +136,5 @@ def detect_routing_weights(field: ErrorField) -> Fingerprint | None:
             f"The weights are a softmax of the logits over {temperature:.4g}: {percent(explained[best])} of the error."
         )
         return Fingerprint(SOFTMAX_SCALE, explained[best], numbers, sentence, Slice())
-    return Fingerprint(WEIGHTS_NOT_NORMALIZED, explained[best], numbers, sentence, Slice())
+    cause = GATE_TRANSFORM if best.partition(", ")[0] in TRANSFORMS else WEIGHTS_NOT_NORMALIZED
+    return Fingerprint(cause, explained[best], numbers, sentence, Slice())

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from parity.audit import Audit, audit
 from parity.audit.bindings import FOREIGN, TWICE, UNREAD
-from parity.audit.recognize import CHANGED, FACTOR, NEITHER, OFFSET, ONES, ORDER, OTHER, SCALES, ZEROS
+from parity.audit.recognize import CHANGED, FACTOR, NARROWED, NEITHER, OFFSET, ONES, ORDER, OTHER, SCALES, ZEROS
 from parity.errors import RunnerError, UsageError
 from parity.fingerprint import causes
 from parity.invariance import Outcome
@@ -120,6 +120,7 @@ def test_a_weight_of_another_layer(fp8_model: Path, audited: Audited):
     finding = only(audited(**changed(LAYER + "input_layernorm.weight", lambda _: other)), OTHER)
     assert finding.tensors == (LAYER + "input_layernorm.weight",)
     assert finding.found == "model.layers.0.input_layernorm.weight is read"
+    assert finding.cause == causes.WRONG_INPUT
     assert (finding.layers, finding.places) == ((1,), ("L01.attn.norm",))
     assert "The loader counts 1 of 1 as bound." in finding.sentence
 
@@ -153,6 +154,51 @@ def test_a_tensor_used_twice(fp8_model: Path, audited: Audited):
 def test_scales_that_are_not_the_checkpoints(change: Any, name: str, audited: Audited):
     finding = only(audited(**changed(LAYER + "mlp.experts.2.down_proj.weight_scale_inv", change)), name)
     assert (finding.check, finding.layers) == ("scales", (1,))
+
+
+def blocks_rolled(tensor: torch.Tensor, height: int) -> torch.Tensor:
+    codes = tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor
+    return codes.roll(-height, 0).view(tensor.dtype)
+
+
+def test_a_weight_whose_rows_moved_takes_its_scales_along(audited: Audited):
+    name = LAYER + "mlp.experts.2.down_proj.weight"
+    found = audited(
+        weights={
+            name: lambda _, tensor: blocks_rolled(tensor, 128),
+            name + "_scale_inv": lambda _, tensor: blocks_rolled(tensor, 1),
+        }
+    )
+    assert {(one.check, one.name, one.cause) for one in found.findings} == {
+        ("tensors", ORDER, causes.COLUMNS_PERMUTED), ("scales", ORDER, causes.COLUMNS_PERMUTED)
+    }  # fmt: skip
+    weight = next(one for one in found.findings if one.check == "tensors")
+    assert "rows stand in the order" in weight.found
+
+
+def test_rows_of_a_router_in_another_order(audited: Audited):
+    finding = only(audited(**changed(LAYER + "mlp.gate.weight", lambda w: w[[0, 2, 1, *range(3, len(w))]])), ORDER)
+    assert finding.cause == causes.COLUMNS_PERMUTED
+    assert "its rows stand in the order 0, 2, 1, 3" in finding.found
+
+
+def scaled_to_e4m3(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return ((values.float() / scale).to(torch.float8_e4m3fn).float() * scale).to(values.dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "words"),
+    [
+        (lambda w: w.to(torch.float8_e4m3fn).to(w.dtype), causes.E4M3_GRID, "rounded to E4M3,"),
+        (lambda w: w.to(torch.float8_e5m2).to(w.dtype), causes.NARROW_GRID, "rounded to E5M2,"),
+        (lambda w: scaled_to_e4m3(w, w.float().abs().max() / 448), causes.E4M3_GRID, "a scale for the tensor"),
+        (lambda w: scaled_to_e4m3(w, w.float().abs().amax(1, keepdim=True) / 448), causes.E4M3_GRID, "for each row"),
+    ],
+)
+def test_a_weight_that_was_rounded_to_a_narrower_format(change: Any, cause: str, words: str, audited: Audited):
+    finding = only(audited(**changed(LAYER + "mlp.gate.weight", change)), NARROWED)
+    assert finding.cause == cause
+    assert words in finding.found
 
 
 def test_one_bit_of_one_element(audited: Audited):

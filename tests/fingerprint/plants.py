@@ -330,6 +330,12 @@ def renormalized(lab: Any) -> torch.Tensor:
     return lab.tensors["moe.router_logits"].softmax(1).gather(1, lab.tensors["moe.topk_ids"].long())
 
 
+def routed_by(lab: Any, function: Callable[[torch.Tensor], torch.Tensor], whole: bool = True) -> torch.Tensor:
+    """Routing weights by another function than a softmax; whole: renormalized over the chosen experts."""
+    weights = function(lab.tensors["moe.router_logits"]).gather(1, lab.tensors["moe.topk_ids"].long())
+    return weights / weights.sum(1, keepdim=True) if whole else weights
+
+
 def flipped_by_ties(lab: Any) -> Any:
     logits, ids = lab.tensors["moe.router_logits"].clone(), lab.tensors["moe.topk_ids"].clone()
     order = logits.argsort(1, descending=True)

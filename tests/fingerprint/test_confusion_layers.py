@@ -28,6 +28,7 @@ from tests.fingerprint.plants import (
     launches,
     other_weights,
     random_like,
+    routed_by,
     router_rows_moved,
     rows_late,
     seeing,
@@ -168,6 +169,14 @@ T = {
     "router temperature": Planted(
         C.SOFTMAX_SCALE, lambda lab: lab.field("moe.topk_weights", (lab.tensors["moe.router_logits"].gather(
             1, lab.tensors["moe.topk_ids"].long()) / 1.7).softmax(1)),
+    ),
+    "router by sigmoid, renormalized": Planted(
+        C.GATE_TRANSFORM, lambda lab: lab.field("moe.topk_weights", routed_by(lab, torch.sigmoid)),
+        lambda lab, f: f.numbers["weights_are"] == "sigmoid of each logit, renormalized",
+    ),
+    "router by sigmoid": Planted(
+        C.GATE_TRANSFORM, lambda lab: lab.field("moe.topk_weights", routed_by(lab, torch.sigmoid, whole=False)),
+        lambda lab, f: f.numbers["weights_are"] == "sigmoid of each logit",
     ),
     "norm weight without its 1": Planted(
         C.CHANNEL_RATIO, lambda lab: lab.field("mlp.norm", lab.tensors["mlp.norm"] * (
