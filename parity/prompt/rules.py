@@ -10,7 +10,7 @@ from parity.prompt.names import RANK
 from parity.prompt.recoded import recoded
 from parity.prompt.record import Explanation
 from parity.prompt.tooling import tools
-from parity.prompt.turns import blanks, delimiters, missing_messages, system_message, thinking
+from parity.prompt.turns import blanks, delimiters, delimiters_left_out, missing_messages, system_message, thinking
 
 BUILT = {"bos_missing", "assistant_priming_missing", "newline_missing", "newline_extra", "think_missing", "whitespace",
          "role_delimiters"}  # fmt: skip
@@ -61,6 +61,9 @@ def explain(case: Case) -> tuple[Explanation, ...]:
         said = "The prompt follows the template's format and not its text, in several places: " + ", ".join(names) + "."
         if not any(one.name in ("other_template", "template_file_ignored") for one in found):
             found.append(Explanation("hand_rolled", said, not _others(found), {"parts": names}))
+    left_out = delimiters_left_out(rest) if not found else None
+    if left_out is not None:
+        found.append(left_out)
     if not found:
         found.append(Explanation("unexplained", "No rule accounts for the difference; both prompts are shown above."))
     return _ranked(found)

@@ -102,6 +102,23 @@ def delimiters(case: Case) -> list[Explanation]:
     return found
 
 
+def delimiters_left_out(case: Case) -> Explanation | None:
+    """Tokens that delimit turns left out, or put in, and nothing else at that place."""
+    want, got = case.gaps(case.reference.text), case.gaps(case.sut.text)
+    if want is None or got is None:
+        return None
+    marks = set(case.vocabulary.control.values())
+    between = zip(want[:-1], got[:-1], strict=True)  # what stands behind the last message opens the assistant's turn
+    other = [(a, b) for a, b in between if any(a.count(mark) != b.count(mark) for mark in marks)]
+    if not other:
+        return None
+    said = f"The template writes {visible(other[0][0])} where the SUT has {visible(other[0][1]) or 'nothing'}."
+    evidence = {"template": [a for a, _ in other][:4], "sut": [b for _, b in other][:4]}
+    pattern = re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)))
+    alone = all(bare(pattern.sub("", a)) == bare(pattern.sub("", b)) for a, b in case.changes)
+    return Explanation("role_delimiters", said, alone, evidence)
+
+
 def _other(a: str, b: str) -> bool:
     """Neither holds the other: nothing was merely left out or put in."""
     return a not in b and b not in a

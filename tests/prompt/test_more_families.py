@@ -33,8 +33,8 @@ TOOL = {
 class Fed:
     """A folder, a conversation, and what comes of other text or ids."""
 
-    def __init__(self, folder: Path, **conversation: Any):
-        self.folder, self.conversation = folder, Conversation((USER,), **conversation)
+    def __init__(self, folder: Path, *, messages: tuple[Any, ...] = (USER,), **rest: Any):
+        self.folder, self.conversation = folder, Conversation(messages, **rest)
         self.text, self.ids = render_prompt(folder, self.conversation)
         self.vocabulary = Vocabulary.read(folder, read_folder(folder).special)
 
@@ -93,3 +93,10 @@ def test_an_opening_is_missed_where_the_template_ends_the_sequence_without_one(m
     fed = Fed(make_folder(ENDED_UNLESS_PRIMED, **TOKENS))
     assert first(fed.of(fed.text.removesuffix("<|Assistant|>"))) == ("assistant_priming_missing", True)
     assert first(fed.of(fed.text.removesuffix("<|Assistant|>") + "</s>")) == ("assistant_priming_missing", True)
+
+
+@pytest.mark.parametrize(("style", "lost", "left"), [("inst", "</s>[INST]", "[INST]"), ("think_primed", "</s>", "")])
+def test_a_delimiter_that_is_left_out_between_two_turns(make_folder: Any, style: str, lost: str, left: str):
+    reply = {"role": "assistant", "content": "It is an error."}
+    fed = Fed(make_folder(STYLES[style], name=style, **TOKENS), messages=(USER, reply, USER))
+    assert first(fed.of(fed.text.replace(lost, left, 1))) == ("role_delimiters", True)
