@@ -29,6 +29,9 @@ MODES = ("chained", "free", "isolated", "distance")
 its own experts (`free`), exact arithmetic on the SUT's inputs (`isolated`), or the recipe's emulation on the SUT's
 inputs (`distance`), which shares the recipe's roundings."""
 
+INHERITING = frozenset({"chained", "free"})
+"""Modes in which a stage's inputs differ too: every stage upstream has re-ordered its sums."""
+
 _UNIT_ROUNDOFF = 2.0**-24
 _BOUNDARY_STEP = 2.0**-8
 EXACT_STAGES = frozenset({"embed.out"})

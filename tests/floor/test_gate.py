@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from parity.floor import Bin, calibrate
+from parity.floor.bins import resolution
 from parity.floor.gate import set_gate
 
 
@@ -144,6 +145,31 @@ def test_one_layers_wild_rows_lend_half_of_their_tail_to_the_others():
     assert (lent[:3] > own[:3]).all()
     gates = np.array([scale.at(gate.z) for scale in near if scale is not None])
     assert (runs(2000) > gates).any(axis=1).mean() < 5e-3
+
+
+def test_errors_at_the_resolution_of_fp32_do_not_open_gates_to_a_thousand_of_it():
+    """Clean runs at or below what reordering one sum changes, one in fifteen at up to twice that: chained gates stay
+    within ten resolutions, 2000 fresh runs rare above them, and a gate without inheritance is what it was."""
+    random = np.random.default_rng(23)
+    stages = [("moe.experts", layer) for layer in range(4)] + [("attn.q", layer) for layer in range(4)]
+    keys = [Bin("chained", stage, layer, "row", "rel_l2", "prefill", 4, -1) for stage, layer in stages]
+    least = resolution(keys[0])
+
+    def runs(count: int) -> np.ndarray:
+        drawn = least * random.uniform(0.2, 0.9, (count, len(keys)))
+        loud = random.random((count, 4)) < 1 / 15
+        drawn[:, :4] = np.where(loud, least * random.uniform(1, 2, (count, 4)), drawn[:, :4])
+        return drawn
+
+    seen = runs(400)
+    scales, gate = set_gate(seen, keys, 2e-5 / 3)
+    assert gate is not None
+    gates = np.array([scale.at(gate.z) for scale in scales if scale is not None])
+    assert (gates < 10 * least).all()
+    assert (runs(2000) < gates).all()
+    apart, narrow = set_gate(seen[:, 4:], [key._replace(mode="isolated") for key in keys[4:]], 2e-5 / 3)
+    assert all(scale is not None and scale.spread < 0.06 * scale.centre for scale in apart)
+    assert narrow is None or narrow.z <= 1
 
 
 def test_a_free_oracle_judges_by_rank_or_not_at_all(clean):
