@@ -73,7 +73,7 @@ from parity.floor.student import upper_quantile
 RULE = 3
 """Number of the rule above, raised with every change that makes another gate of the same runs. 0: before rules had
 numbers, kinds of slices shared a tail; 2: each kind has its own, a light one drawn half way to that of all layers; 3:
-chained spreads are at least one resolution, which moves FP32 alone: of FP8's runs it makes rule 2's gates."""
+chained spreads are at least one resolution, which moves FP32: of FP8's 400 runs it makes the gates that rule 2 made."""
 
 LEAST_RUNS = 4
 ENOUGH_RUNS = 8
