@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from parity.compare.beside import beside_larger
 from parity.compare.exact import count_differences, same_bytes
 from parity.compare.stream import Streamed, stream_pair
 from parity.compare.tensorfile import StoredTensor, natural_order, read_tensors
@@ -211,6 +212,8 @@ def _judge(
         return record(Verdict.EXCEEDS_FLOOR, reason, over)
     if total.dd > 0 and whole["scale_seen"] >= 1:
         return record(Verdict.NO_POWER, "the bound of these values would let a tensor of zeros pass", over)
+    if streamed.own[0] > 1:
+        return record(Verdict.NO_POWER, beside_larger(*streamed.own, streamed.own_columns[1], streamed.own_rows), over)
     return record(Verdict.WITHIN_FLOOR, "", over or 0.0)
 
 

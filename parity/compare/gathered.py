@@ -17,6 +17,7 @@ from parity.floor import FLIPPED, DerivedFloor, NoiseFloor
 from parity.floor.derived import ASKED
 from parity.metrics import (
     Moments,
+    RoundedMoments,
     SliceTable,
     all_metrics,
     independent_by_group,
@@ -78,6 +79,8 @@ class Gathered:
     aside: int = 0
     kept: int = 0
     blind: int = 0
+    own: tuple[float, str] = (0.0, "")
+    own_rows: int = 0
     slices: int = 0
     judged: int = 0
     across: Moments | None = None
@@ -144,6 +147,7 @@ class Gathered:
             table = next(t for t in self._larger() if t.kind == "tensor")
             metrics["scale_seen"] = float(self.floor.scale_seen("tensor", table)[0])
             metrics["rows_blind"] = float(self.blind)
+            metrics["rows_beside"] = float(self.own_rows)
         return metrics
 
     def _larger(self) -> list[SliceTable]:
@@ -173,6 +177,22 @@ class Gathered:
             larger.insert(-1, SliceTable("expert", index, rows, moments, each))
         return larger
 
+    def _take_own(self, block: Measured, table: SliceTable) -> None:
+        """Keep the row with the cell that is furthest over what its own size explains."""
+        if not isinstance(table.moments, RoundedMoments) or not len(table):
+            return
+        at = int(table.moments.own.argmax())
+        if table.moments.own[at] > self.own[0]:
+            self.own = float(table.moments.own[at]), block.words(table, at, several=self.several)
+        self.own_rows += int((table.moments.own > 1).sum())
+
+    def own_columns(self) -> str:
+        """The columns of that cell."""
+        assert self.last is not None
+        assert isinstance(self.across, RoundedMoments)
+        at, edges = int(self.across.own.argmax()), self.last.columns.edges
+        return f"columns {edges[at]}..{edges[at + 1]}"
+
     def _judge(self, block: Measured, kind: str, table: SliceTable, offset: int = 0) -> None:
         """Take the worst slice of a table, and how many of it could not be judged."""
         self.slices += len(table)
@@ -184,6 +204,7 @@ class Gathered:
             if kind == "row" and isinstance(self.floor, DerivedFloor):
                 seen = self.floor.scale_seen("row", table, self.rows)
                 self.blind += int(((table.moments.yy > 0) & (seen > ASKED)).sum())
+                self._take_own(block, table)
         if not len(table) or not table.moments.count.any():
             return
         at = _worst_index(table, over)

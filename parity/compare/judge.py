@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from parity.compare.beside import beside_larger
 from parity.compare.gathered import Gathered, over_floor
 from parity.compare.measure import Measured
 from parity.floor import FLIPPED, NoiseFloor
@@ -83,6 +84,8 @@ def judge_gathered(gathered: Gathered) -> Comparison:
         return record(Verdict.NO_POWER, without, over)
     if total.dd > 0 and whole.get("scale_seen", 0.0) >= 1:
         return record(Verdict.NO_POWER, "the bound of these values would let a tensor of zeros pass", over)
+    if gathered.own[0] > 1:
+        return record(Verdict.NO_POWER, beside_larger(*gathered.own, gathered.own_columns(), gathered.own_rows), over)
     return record(Verdict.WITHIN_FLOOR, "", over)
 
 

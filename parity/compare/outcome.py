@@ -148,6 +148,7 @@ class Outcome:
             },
             "power": as_json(self.power),
             "unobservable": dict(self.summary.unobservable),
+            "notes": list(self.summary.notes),
             "next_step": self.next_step,
             "comparisons": as_json(self.summary.comparisons),
         }

@@ -97,6 +97,8 @@ def show_outcome(outcome: Outcome, console: Console, *, top: int = 20) -> None:
         line("Power", outcome.power_words)
     for stage, why in outcome.summary.unobservable.items():
         line("Not shown", f"{stage}: {why}")
+    for note in outcome.summary.notes:
+        line("Note", note, "yellow")
     first = outcome.first
     if first is not None:
         what = "First divergence" if first.verdict.faulty else "First difference"

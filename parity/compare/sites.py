@@ -15,7 +15,7 @@ from parity.compare.labels import RowLabels, label_rows
 from parity.compare.marks import Marks
 from parity.compare.ranges import position_blocks
 from parity.compare.routes import LOGITS, STAGE, excused, margin_floor
-from parity.errors import ConfigError
+from parity.errors import ConfigError, TraceError
 from parity.floor import NoiseFloor
 from parity.records import Capture, Comparison, Verdict, site_name
 from parity.stages import Family, family
@@ -64,6 +64,7 @@ class TracePair:
     floor: NoiseFloor | None
     mode: str
     same_model_because: str | None = None
+    allow_grafts: bool = False
     requests: list[tuple[int, int]] = field(init=False)
     family: Family = field(init=False)
     _routes: dict[tuple[int, tuple[int, int] | None], list[Routes | None]] = field(default_factory=dict)
@@ -73,7 +74,10 @@ class TracePair:
 
     def __post_init__(self) -> None:
         self.requests = pair_requests(
-            oracle=self.oracle.run, sut=self.sut.run, same_model_because=self.same_model_because
+            oracle=self.oracle.run,
+            sut=self.sut.run,
+            same_model_because=self.same_model_because,
+            allow_grafts=self.allow_grafts,
         )
         try:
             self.family = family(self.sut.run.family)
@@ -160,6 +164,38 @@ class TracePair:
         if not parts:
             return self._record(layer, stage, Verdict.NOT_COMPARED, f"no position in common ({unpaired} rows unpaired)")
         return SitePair(parts, axes, unpaired)
+
+    def unlike(self, layer: int | None, stage: str) -> Comparison | None:
+        """The record of a site whose captures are of another model or basis on each side; None where they meet."""
+        for key, what in (("model", "one model's captures on both sides"), ("basis", "one basis on both sides")):
+            told = [
+                _words(getattr(c, key) for c in side.select(stage=stage, layer=layer))
+                for side in (self.oracle, self.sut)
+            ]
+            if all(told) and told[0] != told[1]:
+                error = TraceError(
+                    place=f"{key} of {site_name(layer, stage)}",
+                    expected=what,
+                    found=f"oracle {told[0]}, sut {told[1]}",
+                    next_step="Capture the same model's tensors in the same basis on both sides.",
+                )
+                return self._record(layer, stage, Verdict.NOT_COMPARED, str(error))
+        return None
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the comparison has to know of the two runs."""
+        a, b = self.oracle.run, self.sut.run
+        said = []
+        if a.family != b.family:
+            said.append(
+                f"families differ, {a.family!r} and {b.family!r}: stages were paired by name, in the order of "
+                f"{b.family!r}"
+            )
+        if a.lineage.root != b.lineage.root:
+            said.append(f"checkpoints without a common root, {a.lineage.root} and {b.lineage.root}")
+        if said:
+            said.append(f"the same model because: {self.same_model_because}")
+        return tuple(said)
 
     def routes(self, layer: int, between: tuple[int, int] | None = None) -> list[Routes | None]:
         """The routing of every request in a layer, of all positions or of those from `between[0]` to before
@@ -277,6 +313,11 @@ class TracePair:
 
     def _record(self, layer: int | None, stage: str, verdict: Verdict, reason: str) -> Comparison:
         return Comparison(site_name(layer, stage), layer, stage, "prefill", verdict, reason=reason, mode=self.mode)
+
+
+def _words(values: Iterable[str | None]) -> str:
+    """The different values of captures, empty where none says one."""
+    return ", ".join(sorted({value for value in values if value is not None}))
 
 
 def _ends(captures: Iterable[Capture]) -> dict[int, tuple[int, int]]:

@@ -22,12 +22,15 @@ from parity.metrics import (
     COLUMN_BLOCK,
     Columns,
     Moments,
+    RoundedMoments,
     RowRepeats,
     SliceTable,
-    all_metrics,
     column_edges,
     fold_moments,
+    nonfinite,
     norm_ratio,
+    rel_l2,
+    size_cuts,
     slice_metrics,
 )
 from parity.metrics.rounding import ELEMENT_SPREADS
@@ -46,8 +49,9 @@ class Streamed:
     """What is known of a pair of stored tensors after one pass. rows: N of the [N, W] that it was read as.
 
     blocks: column blocks of 128 in a row. totals: moments of what was measured so far. worst_row, worst_columns: None
-    where there is none. blind: row slices that could not show a scale error of 1 %. by_side: NaN and infinite elements
-    (how many, in how many rows, first row) by side.
+    where there is none. blind: row slices that could not show a scale error of 1 %. own, own_columns: of the cell that
+    is furthest over what its own size explains, by how much, and its row and columns; own_rows: rows with such a cell.
+    by_side: NaN and infinite elements (how many, in how many rows, first row) by side.
     """
 
     shape: tuple[int, ...]
@@ -57,6 +61,9 @@ class Streamed:
     worst_row: SliceResult | None = None
     worst_columns: SliceResult | None = None
     blind: int = 0
+    own: tuple[float, str] = (0.0, "")
+    own_columns: tuple[float, str] = (0.0, "")
+    own_rows: int = 0
     by_side: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
@@ -96,6 +103,7 @@ class Streamed:
         if floor is not None:
             metrics["scale_seen"] = float(floor.scale_seen("tensor", table)[0])
             metrics["rows_blind"] = float(self.blind)
+            metrics["rows_beside"] = float(self.own_rows)
         return metrics
 
 
@@ -127,7 +135,8 @@ def _by_rows(
     advance: Callable[[int], None],
 ) -> None:
     """Pieces of whole rows."""
-    columns, repeats, across = column_edges(("D",), (width,)), RowRepeats(), None
+    cuts = () if floor is None else _cuts(a, width, parts)
+    columns, repeats, across = column_edges(("D",), (width,), cuts), RowRepeats(), None
     step = max(1, min(ELEMENTS_AT_ONCE // max(width, 1), ROWS_AT_ONCE))
     for first in range(0, result.rows, step):
         last = min(first + step, result.rows)
@@ -171,14 +180,14 @@ def _by_columns(
 
 def worst_of(table: SliceTable, floor: DerivedFloor | None, slices: int) -> tuple[int, float | None, str | None]:
     """(number, score, metric) of the worst slice: most nonfinite elements, then over the gate, then rel_l2."""
-    metrics = all_metrics(table.moments)
-    error = np.nan_to_num(metrics["rel_l2"], nan=-1.0, posinf=np.inf)
+    bad = nonfinite(table.moments)
+    error = np.nan_to_num(rel_l2(table.moments), nan=-1.0, posinf=np.inf)
     if floor is None:
-        return int(np.lexsort((error, metrics["nonfinite"]))[-1]), None, None
+        return int(np.lexsort((error, bad))[-1]), None, None
     by_metric = floor.judge(kind=table.kind, table=table, slices=slices)
     names, scores = list(by_metric), np.stack(list(by_metric.values()))
     score = np.where(np.isnan(scores), -1.0, scores)
-    at = int(np.lexsort((error, score.max(0), metrics["nonfinite"]))[-1])
+    at = int(np.lexsort((error, score.max(0), bad))[-1])
     over = float(score[:, at].max())
     return at, (None if over < 0 else over), names[int(score[:, at].argmax())]
 
@@ -187,6 +196,11 @@ def _take_columns(result: Streamed, across: Moments, columns: Columns, left: int
     """Add the moments of some columns, of all rows, to what is known. left: the first of them in the tensor."""
     total = across.total(axis=0)
     result.totals = total if result.totals is None else result.totals.plus(total)
+    if isinstance(across, RoundedMoments):
+        at = int(across.own.argmax())
+        if across.own[at] > result.own_columns[0]:
+            words = f"columns {left + columns.edges[at]}..{left + columns.edges[at + 1]}"
+            result.own_columns = float(across.own[at]), words
     if result.blocks < 2:
         return
     blocks, _, moments = across.groups(columns.block)
@@ -212,6 +226,11 @@ def _take_rows(result: Streamed, by_row: Moments, first: int, floor: DerivedFloo
     if floor is not None:
         seen = floor.scale_seen("row", table, result.rows)
         result.blind += int(((by_row.yy > 0) & (seen > ASKED)).sum())
+    if isinstance(by_row, RoundedMoments):
+        at = int(by_row.own.argmax())
+        if by_row.own[at] > result.own[0]:
+            result.own = float(by_row.own[at]), result.row_words(int(index[at]))
+        result.own_rows += int((by_row.own > 1).sum())
     for side in ("oracle", "sut"):
         bad = getattr(by_row, f"nonfinite_{side}")
         if bad.any():
@@ -233,6 +252,14 @@ def _spread(known: list[float], values: Array) -> None:
         mean + delta * len(values) / total,
         squares + float(((values - values.mean()) ** 2).sum()) + delta**2 * count * len(values) / total,
     ]
+
+
+def _cuts(tensor: StoredTensor, width: int, parts: int) -> tuple[int, ...]:
+    """Where the size of the columns changes, from some rows of the oracle."""
+    rows = tensor.matrix[0]
+    found = size_cuts(_rows_of(tensor, (0, rows), (0, width), width, parts))
+    tensor.release(rows * width // parts)
+    return found
 
 
 def _stretches(width: int) -> Iterator[tuple[int, int]]:

@@ -32,24 +32,26 @@ def compare_traces(
     layers: Sequence[int] = (),
     stages: Sequence[str] = (),
     same_model_because: str | None = None,
+    allow_grafts: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Summary:
     """Compare two traces of the same prompts, site by site.
 
-    Order: token ids and lineage (TraceError) -> presence -> shape -> dtype -> nonfinite -> numbers. Presence: a site
-    that either side declared or captured must be there on both; `layers` and `stages` (shell-style patterns) restrict
-    what is compared, sites outside the layers included when `layers` is empty.
+    Order: ids, grafts, layers, family and lineage (TraceError) -> presence -> model and basis -> shape -> dtype ->
+    nonfinite -> numbers. Presence: a site that either side declared or captured must be there on both; `layers` and
+    `stages` (shell-style patterns) restrict what is compared, sites outside the layers included when `layers` is empty.
     Rows meet by absolute position, expert rows by (token, expert). A token whose experts differ by a near-tie that the
     floor excuses is judged apart from there on; a (token, expert) pair that one side has not computed is excluded, both
     counted. Rows that the SUT took from a prefix cache, as its run says (`flags["absent"]`), are not there to be
     compared: their positions are counted (`positions_absent`). The phase of a row is the SUT's.
+    allow_grafts: of a run in which tensors were replaced, which is refused else: for who replaced them.
     floor: None measures and ranks without a verdict. progress: called with each site's name.
     Returns a Summary with one comparison for every (site, phase).
     Raises UsageError for a floor of another recipe or lineage than the SUT's.
     """
     if isinstance(floor, Floor):
         floor.refuse_other(sut.run)
-    pair = TracePair(oracle, sut, floor, mode, same_model_because)
+    pair = TracePair(oracle, sut, floor, mode, same_model_because, allow_grafts)
     comparisons: list[Comparison] = []
     wanted = _selected(pair, layers, stages)
     for layer, stage in wanted:
@@ -58,7 +60,7 @@ def compare_traces(
         comparisons += _compare_site(pair, layer, stage)
     phases = pair.phases()
     names = tuple(site_name(*site) for site in wanted for _ in phases)
-    return Summary(names, tuple(comparisons), pair.unobservable(pair.declared()))
+    return Summary(names, tuple(comparisons), pair.unobservable(pair.declared()), pair.notes())
 
 
 def sample_traces(
@@ -72,7 +74,7 @@ def sample_traces(
     Raises UsageError for a site that one side does not have: a floor must not have holes that nobody chose.
     """
     sample = FloorSample(run) if into is None else into
-    pair = TracePair(oracle, clean, None, mode)
+    pair = TracePair(oracle, clean, None, mode, allow_grafts=True)
     for layer, stage in pair.declared():
         if term(stage).values == "ids" or stage in clean.run.unobservable:
             continue
@@ -94,7 +96,7 @@ def measure_site(
 ) -> list[Measured]:
     """The numbers of one site of two traces, phase by phase, for a closer look; empty when there is nothing to
     measure."""
-    site = TracePair(oracle, sut, floor, mode).site(layer, stage)
+    site = TracePair(oracle, sut, floor, mode, allow_grafts=True).site(layer, stage)
     return (
         []
         if isinstance(site, Comparison)
@@ -113,6 +115,10 @@ def _selected(pair: TracePair, layers: Sequence[int], stages: Sequence[str]) -> 
 def _compare_site(pair: TracePair, layer: int | None, stage: str) -> Iterator[Comparison]:
     """One record for each phase of the SUT's run."""
     phases, sides = pair.phases(), (pair.oracle, pair.sut)
+    unlike = pair.unlike(layer, stage)
+    if unlike is not None:
+        yield from (replace(unlike, phase=phase) for phase in phases)
+        return
     widest = widest_row(sides, layer, stage)
     if widest > WIDEST_ROW:
         reason = (

@@ -53,7 +53,7 @@ def sweep_against(oracle: Any, truth: Trace, sut: Trace, *, floor: Floor | None)
         for capture in _layers(sut)
         for record in _judge_choice(oracle, truth, sut, capture, request, floor)
     ]
-    found = compare_traces(oracle=truth, sut=sut, floor=floor)
+    found = compare_traces(oracle=truth, sut=sut, floor=floor, allow_grafts=True)
     kept = [record for record in found.comparisons if not _is_choice(record)]
     graph = family(sut.run.family)
     order = {site: rank for rank, site in enumerate((at, s.name) for at, s in graph.sites(sut.run.layers))}
@@ -69,7 +69,8 @@ def sweep_free(oracle: Any, sut: Trace, *, floor: Floor | None) -> Summary:
     runs measures and does not judge.
     """
     usable = floor if floor is not None and "free" in floor.gates else None
-    return compare_traces(oracle=oracle_trace(oracle, sut, routed_alike=False), sut=sut, floor=usable, mode="free")
+    free = oracle_trace(oracle, sut, routed_alike=False)
+    return compare_traces(oracle=free, sut=sut, floor=usable, mode="free", allow_grafts=True)
 
 
 @dataclass(frozen=True)

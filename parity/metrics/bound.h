@@ -10,6 +10,7 @@ typedef struct {
     double drift, inside;      /* of many values: hypot(drift, inside); drift * 16^(1/terms) of few */
     double spreads, chance;
     int64_t together;          /* rows that tell one size */
+    int64_t least;             /* values that tell it */
     int64_t samples;           /* at most SAMPLES */
     const int64_t *sample;     /* their columns */
 } Bound;
@@ -84,6 +85,50 @@ static __attribute__((noinline)) double element_exactly(int kind_y, int kind_x, 
     }
     for (int l = 0; l < LANES; l++) best = top[l] > best ? top[l] : best;
     return best;
+}
+
+INLINE double largest_relative(const Bound *bound) {
+    return bound->relative < 1.0 / 3 ? 2 * bound->relative / (1 - bound->relative) : 1;
+}
+
+/* |d| of a cell over what its own size explains, 0 where it is not over: the certain part of rel_l2's gate, and the
+accumulation of terms as large as the cell's own values. Cells of fewer than `least` values do not tell that size. */
+INLINE double over_own(const double *of, int64_t pairs, double dependence, const Bound *bound) {
+    double most = largest_relative(bound);
+    if (!(of[DD] > most * most * of[YY]) || pairs < bound->least) return 0;
+    double terms = of[YY] * of[YY] / of[FOURTH] / dependence;
+    if (!(terms > 1 && isfinite(terms))) terms = 1;
+    double drift = hypot(bound->drift * exp2(4 / terms), bound->inside);
+    double allowed = (1 + 1e-12) * ((most + drift) * sqrt(of[YY]) + bound->absolute * sqrt((double)pairs));
+    double over = sqrt(of[DD]) / allowed;
+    return over > 1 ? over : 0;
+}
+
+/* The same of the bulk of a cell whose squares a few outliers make up: without them its size is that of the others. An
+outlier is over SPREAD root mean squares of what is left; an outlier of a few does not hide in them, as terms tell. */
+enum { SPREAD = 4, CLIPS = 8 };
+static __attribute__((noinline)) double over_bulk(int kind_y, int kind_x, const char *y, const char *x, int64_t n,
+                                                  const double *of, double dependence, const Bound *bound) {
+    double a[RUN + LANES], b[RUN + LANES], bulk[ROUNDED_SUMS] = {0}, limit = INFINITY;
+    int64_t kept = 0, before;
+    if (n > RUN || n < bound->least || !(of[DD] > 0)) return 0;
+    widen64(kind_y, y, a, n);
+    widen64(kind_x, x, b, n);
+    for (int clip = 0; clip < CLIPS; clip++) {
+        before = kept, kept = 0;
+        bulk[YY] = bulk[DD] = bulk[FOURTH] = 0;
+        for (int64_t i = 0; i < n; i++) {
+            double y2 = a[i] * a[i], d = b[i] - a[i];
+            if (!(y2 <= limit && isfinite(d))) continue;
+            kept++;
+            bulk[YY] += y2;
+            bulk[DD] += d * d;
+            bulk[FOURTH] += y2 * y2;
+        }
+        if (kept == before) break;
+        limit = SPREAD * SPREAD * bulk[YY] / (double)(kept > 1 ? kept : 1);
+    }
+    return over_own(bulk, kept, dependence, bound);
 }
 
 /* Whether an element may be over `best` times its bound; fp32, never no where it is. With |x| >= |y| - |d|, that takes

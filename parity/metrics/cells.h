@@ -15,7 +15,7 @@ counts nonfinite elements and leaves their pairs out. */
 #include "formats.h"
 
 /* One cell's results; native.py lays its arrays out in this order. */
-enum { XX, YY, DY, DD, TOP, SUMS, ELEMENT = SUMS, FOURTH, SIZE_SUM, LEVER, ROUNDED_SUMS };
+enum { XX, YY, DY, DD, TOP, SUMS, ELEMENT = SUMS, OWN, FOURTH, SIZE_SUM, LEVER, ROUNDED_SUMS };
 enum { BAD, BAD_Y, BAD_X, DIFFER, COUNTS };
 
 typedef struct { f64v xx, yy, dy, dd, top, fourth; } Sums;

@@ -17,7 +17,7 @@ INLINE void fold_into(int rounded, double *sums, int64_t *counts, const double *
     memcpy(counts, &counted, sizeof counted);
     sums[TOP] = more[TOP] > sums[TOP] ? more[TOP] : sums[TOP];
     if (!rounded) return;
-    sums[ELEMENT] = more[ELEMENT] > sums[ELEMENT] ? more[ELEMENT] : sums[ELEMENT];
+    for (int k = ELEMENT; k < FOURTH; k++) sums[k] = more[k] > sums[k] ? more[k] : sums[k];
     for (int k = FOURTH; k < ROUNDED_SUMS; k++) sums[k] += more[k];
 }
 
@@ -145,6 +145,9 @@ INLINE void rounded_rows_of(int kind_y, int kind_x, const Work *w) {
                     of[ELEMENT] = found > 1 ? found : 0;
                 }
                 best = of[ELEMENT] > best ? of[ELEMENT] : best;
+                of[OWN] = over_own(of, n - bad[c * COUNTS + BAD], dependence, bound);
+                if (of[OWN] == 0 && SPREAD * SPREAD * of[YY] * of[YY] < (double)n * of[FOURTH])
+                    of[OWN] = over_bulk(kind_y, kind_x, a, e, n, of, dependence, bound);
                 of[FOURTH] *= dependence;
                 of[SIZE_SUM] = size * (double)(n - bad[c * COUNTS + BAD]);
                 of[LEVER] = dependence * size * of[YY];

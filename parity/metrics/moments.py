@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST = frozenset({"max_abs", "element"})
-"""Moments of which the largest is taken where others are added; `element` is of parity.metrics.rounding."""
+LARGEST = frozenset({"max_abs", "element", "own"})
+"""Moments of which the largest is taken where others are added; `element` and `own` are of parity.metrics.rounding."""
 
 Fold = Callable[[NDArray[Any]], NDArray[Any]]
 

@@ -63,7 +63,7 @@ class Bound(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_double) for name in ("relative", "absolute", "drift", "inside", "spreads", "chance")),
-        *((name, ctypes.c_int64) for name in ("together", "samples")),
+        *((name, ctypes.c_int64) for name in ("together", "least", "samples")),
         ("sample", ctypes.c_void_p),
     ]
 

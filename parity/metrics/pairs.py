@@ -40,9 +40,10 @@ byte: unpack them first."""
 _PLAIN_ELEMENTS = 1 << 17  # 1 MiB of fp64 a side: three such buffers stay in the second-level cache
 _RUN_BYTES = 1 << 21  # of one side, of a thread's task: about 0.3 ms, against 0.05 ms to hand it over
 _RUN_ROWS = 1 << 18
-SUMS, ROUNDED_SUMS, COUNTS = 5, 9, 4
-"""Numbers of a cell in moments.c: xx, yy, dy, dd, max_abs, with a bound element, fourth, size, lever; its counts."""
-LARGEST_SUMS = slice(4, 6)
+SUMS, ROUNDED_SUMS, COUNTS = 5, 10, 4
+"""Numbers of a cell in moments.c: xx, yy, dy, dd, max_abs, with a bound element, own, fourth, size, lever; its
+counts."""
+LARGEST_SUMS = slice(4, 7)
 Cells = tuple[NDArray[np.float64], NDArray[np.int64]]
 Progress = Callable[[int], None]
 R = TypeVar("R")
@@ -139,7 +140,7 @@ def native_cells(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Cells:
-    """Sums [N, C, 5] and counts [N, C, 4] in moments.c's order; nine sums with a bound."""
+    """Sums [N, C, 5] and counts [N, C, 4] in moments.c's order; ten sums with a bound."""
     shape = (len(oracle), len(edges) - 1)
     sums, counts = np.empty((*shape, SUMS if bound is None else ROUNDED_SUMS)), np.empty((*shape, COUNTS), np.int64)
 
@@ -193,7 +194,7 @@ def _numbered(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def add_sums(into: NDArray[np.float64], names: NDArray[np.int64], more: NDArray[np.float64]) -> None:
-    """Sums [g, C, 5 or 9] of groups `names` added to [G, C, 5 or 9]; of the largest ones, the larger."""
+    """Sums [g, C, 5 or 10] of groups `names` added to [G, C, 5 or 10]; of the largest ones, the larger."""
     top = np.maximum(into[names, :, LARGEST_SUMS], more[..., LARGEST_SUMS])
     into[names] += more
     into[names, :, LARGEST_SUMS] = top

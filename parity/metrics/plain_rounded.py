@@ -25,6 +25,8 @@ from parity.metrics.rounding import (
 )
 
 _BLOCK_ELEMENTS = 1 << 17
+_SPREAD, _CLIPS, _WIDEST_BULK = 4.0, 8, 2048
+"""As in bound.h."""
 
 
 def plain_fold(
@@ -100,6 +102,14 @@ def plain_rounded(
         for cell, (left, right) in enumerate(pairwise(cuts)):
             more["element"][here, cell] = ratio[:, left:right].amax(1).numpy()
     again = repeats.factor(squares, more["fourth"].sum(1))[:, None]
+    own = _over_own(base.yy, base.dd, more["fourth"], base.finite, dependence[:, None], model)
+    with np.errstate(over="ignore", invalid="ignore"):
+        peaked = (own == 0) & (base.dd > 0) & (_SPREAD**2 * base.yy**2 < base.count * more["fourth"])
+    for row, cell in np.argwhere(peaked).tolist():
+        pair = [t[row, cuts[cell] : cuts[cell + 1]].to(torch.float64).numpy() for t in (oracle, sut)]
+        if LEAST_VALUES <= len(pair[0]) <= _WIDEST_BULK:
+            both = np.isfinite(pair[0]) & np.isfinite(pair[1])
+            own[row, cell] = _over_bulk(pair[0][both], pair[1][both], float(dependence[row]), model)
     fourth = dependence[:, None] * more["fourth"]
     lever = dependence[:, None] * size[:, None] * base.yy
     return RoundedMoments(
@@ -110,7 +120,31 @@ def plain_rounded(
         lever=lever,
         lever_across=again * lever,
         element=more["element"],
+        own=own,
     )
+
+
+def _over_own(yy: Array, dd: Array, fourth: Array, pairs: Array, dependence: Array, model: RoundingModel) -> Array:
+    """|d| of each cell over what its own size explains, 0 where it is not over; `over_own` of bound.h."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        terms = np.where(fourth > 0, yy**2 / fourth, 1.0) / dependence
+        drift = model.drift(np.where(np.isfinite(terms), terms, 1.0))
+        allowed = (model.relative + drift) * np.sqrt(yy) + model.absolute * np.sqrt(pairs)
+        over = np.sqrt(dd) / (allowed * (1 + 1e-12))
+    return np.where((over > 1) & (dd > 0) & (pairs >= LEAST_VALUES), over, 0.0)
+
+
+def _over_bulk(y: Array, x: Array, dependence: float, model: RoundingModel) -> float:
+    """The same of a cell without its outliers; `over_bulk` of bound.h. y, x: [n] fp64, finite."""
+    squares, kept, before = y * y, np.ones(len(y), bool), -1
+    for _ in range(_CLIPS - 1):
+        if int(kept.sum()) == before:
+            break
+        before = int(kept.sum())
+        kept = squares <= _SPREAD**2 * squares[kept].sum() / max(before, 1)
+    inside, d = squares[kept], (x - y)[kept]
+    sums = ((inside).sum(), (d * d).sum(), (inside * inside).sum(), kept.sum())
+    return float(_over_own(*(np.array([v], float) for v in sums), np.array([dependence]), model)[0])
 
 
 def _row_size(squares: Array, count: NDArray[np.int64], width: int) -> Array:

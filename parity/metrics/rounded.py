@@ -38,6 +38,9 @@ from parity.metrics.rounding import (
     sampled_columns,
 )
 
+ELEMENT, OWN, FOURTH, SIZE, LEVER = range(5, ROUNDED_SUMS)
+"""Places of a cell's sums beyond those of its moments, as in cells.h."""
+
 
 def rounded_moments(
     *,
@@ -50,7 +53,7 @@ def rounded_moments(
     """`pair_moments` and the sums of a rounding bound, cell by cell.
 
     oracle, sut, edges: as for `pair_moments`. repeats: of the rows before these, updated; None starts with none.
-    Returns RoundedMoments [N, C], 128 bytes a cell (`fold_rounded` keeps less). Raises what `pair_moments` raises.
+    Returns RoundedMoments [N, C], 136 bytes a cell (`fold_rounded` keeps less). Raises what `pair_moments` raises.
     """
     edges = checked_edges(oracle, sut, edges)
     kernel = native_kernel() if len(oracle) and edges else None
@@ -58,8 +61,10 @@ def rounded_moments(
     if kernel is None:
         return plain_rounded(oracle, sut, model, edges or None, repeats)
     sums, counts = native_cells(kernel, oracle, sut, edges, bound=_native_bound(model, oracle))
-    again = repeats.factor(sums[..., 1].sum(1), sums[..., 6].sum(1))[:, None]
-    return _as_rounded(sums, counts, np.diff(np.array(edges, np.int64)), again * sums[..., 6], again * sums[..., 8])
+    again = repeats.factor(sums[..., 1].sum(1), sums[..., FOURTH].sum(1))[:, None]
+    return _as_rounded(
+        sums, counts, np.diff(np.array(edges, np.int64)), again * sums[..., FOURTH], again * sums[..., LEVER]
+    )
 
 
 def fold_rounded(
@@ -94,17 +99,17 @@ def fold_rounded(
     for here, names, more_sums, more_counts in parts:
         add_sums(column_sums, names, more_sums)
         column_counts[names] += more_counts
-        across[names] += more_sums[..., [6, 8]]
-        again[here] = repeats.factor(sums[here, 1], sums[here, 6])
-        repeated = here.start + np.flatnonzero((again[here] > 1) & (sums[here, 6] > 0) & (groups_of[here] >= 0))
+        across[names] += more_sums[..., [FOURTH, LEVER]]
+        again[here] = repeats.factor(sums[here, 1], sums[here, FOURTH])
+        repeated = here.start + np.flatnonzero((again[here] > 1) & (sums[here, FOURTH] > 0) & (groups_of[here] >= 0))
         if len(repeated):  # rare: their cells are measured again, and weigh more
             cell_sums, _ = native_cells(kernel, oracle[repeated], sut[repeated], edges, bound=bound, threads=threads)
-            more = (again[repeated] - 1)[:, None] * cell_sums[..., 6]
+            more = (again[repeated] - 1)[:, None] * cell_sums[..., FOURTH]
             np.add.at(across[..., 0], groups_of[repeated], more)
-            squares = cell_sums[..., 1] * ((again[repeated] - 1) * sums[repeated, 8] / sums[repeated, 1])[:, None]
+            squares = cell_sums[..., 1] * ((again[repeated] - 1) * sums[repeated, LEVER] / sums[repeated, 1])[:, None]
             np.add.at(across[..., 1], groups_of[repeated], squares)
     sizes = np.bincount(groups_of[groups_of >= 0], minlength=groups)[:, None] * np.diff(np.array(edges, np.int64))
-    by_row = _as_rounded(sums, counts, np.int64(oracle.shape[1]), again * sums[:, 6], again * sums[:, 8])
+    by_row = _as_rounded(sums, counts, np.int64(oracle.shape[1]), again * sums[:, FOURTH], again * sums[:, LEVER])
     return by_row, _as_rounded(column_sums, column_counts, sizes, across[..., 0], across[..., 1])
 
 
@@ -119,12 +124,13 @@ def _as_rounded(
     base = as_moments(sums, counts, sizes)
     return RoundedMoments(
         *(getattr(base, f.name) for f in fields(Moments)),
-        fourth=sums[..., 6],
+        fourth=sums[..., FOURTH],
         fourth_across=fourth_across,
-        size=sums[..., 7],
-        lever=sums[..., 8],
+        size=sums[..., SIZE],
+        lever=sums[..., LEVER],
         lever_across=lever_across,
-        element=sums[..., 5],
+        element=sums[..., ELEMENT],
+        own=sums[..., OWN],
     )
 
 
@@ -139,6 +145,7 @@ def _native_bound(model: RoundingModel, oracle: torch.Tensor) -> Bound:
         ELEMENT_SPREADS,
         chance_alike(FORMATS[str(oracle.dtype).removeprefix("torch.")][0]),
         -(-LEAST_VALUES // max(width, 1)),
+        LEAST_VALUES,
         len(at),
         at.ctypes.data,
     )

@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from parity.metrics.formulas import all_metrics
 from parity.metrics.moments import Moments
 from parity.metrics.repeats import independent_by_group, independent_rows
-from parity.metrics.rounding import RoundedMoments
+from parity.metrics.rounding import FEW_VALUES, RoundedMoments
 
 COLUMN_BLOCK = 128
 """Columns of one weight-scale block of the block-FP8 format (and of DeepSeek-V3's)."""
+
+_SIZED_ROWS, _SIZED_WIDTH, _MOST_CUTS = 17, 1 << 20, 64
 
 KINDS = ("row", "head", "expert", "columns", "tensor")
 
@@ -50,13 +53,14 @@ class Columns:
     block: NDArray[np.int64]
 
 
-def column_edges(axes: Sequence[str], shape: Sequence[int]) -> Columns:
+def column_edges(axes: Sequence[str], shape: Sequence[int], cuts: Sequence[int] = ()) -> Columns:
     """Cut the trailing axes of a stage into cells that neither a head nor a 128-column block divides.
 
-    axes, shape: of the canonical tensor without its leading row axes, for instance (H, K) and (6, 64).
+    axes, shape: of the canonical tensor without its leading row axes, for instance (H, K) and (6, 64). cuts: more
+    edges inside the flattened row (`size_cuts`); they divide cells and no slice.
     """
     width = int(np.prod(shape, dtype=np.int64))
-    marks = {0, width, *range(0, width, COLUMN_BLOCK)}
+    marks = {0, width, *range(0, width, COLUMN_BLOCK), *(cut for cut in cuts if 0 < cut < width)}
     per_head = None
     if len(axes) == 2 and axes[0] in ("H", "G") and shape[0]:
         per_head = width // shape[0]
@@ -64,6 +68,25 @@ def column_edges(axes: Sequence[str], shape: Sequence[int]) -> Columns:
     edges = tuple(sorted(marks))
     left = np.array(edges[:-1], np.int64)
     return Columns(edges, None if not per_head else left // per_head, left // COLUMN_BLOCK)
+
+
+def size_cuts(values: torch.Tensor) -> tuple[int, ...]:
+    """Columns at which the size of a tensor's values changes, so that a cell holds values of like size.
+
+    values: [N, W] of a floating dtype. A column's size is its median magnitude in 17 rows spread over the tensor, which
+    outliers of a few rows do not move; a cut is where it changes by more than FEW_VALUES, which chance does not do in
+    so many rows. None for fewer rows, for rows over 2^20 columns, and where more than 64 cuts say that neighbouring
+    columns have no size in common.
+    """
+    rows, width = values.shape
+    if rows < _SIZED_ROWS or not 1 < width <= _SIZED_WIDTH:
+        return ()
+    at = torch.linspace(0, rows - 1, _SIZED_ROWS).long().tolist()
+    picked = torch.stack([values[row].to(torch.float32) for row in at]).abs_().nan_to_num_(nan=0.0)
+    size = picked.median(0).values.numpy()
+    larger, smaller = np.maximum(size[1:], size[:-1]), np.minimum(size[1:], size[:-1])
+    found = 1 + np.flatnonzero(larger > FEW_VALUES * smaller)
+    return tuple(found.tolist()) if len(found) <= _MOST_CUTS else ()
 
 
 def slice_tables(
@@ -119,9 +142,9 @@ def tables_of(
 
 
 def slice_metrics(table: SliceTable, at: int) -> dict[str, float]:
-    """Every metric of one slice by name; `element` besides, where the moments have it."""
+    """Every metric of one slice by name; `element` and `own` besides, where the moments have it."""
     one = table.moments[at : at + 1]
     metrics = {name: float(value[0]) for name, value in all_metrics(one).items()}
     if isinstance(one, RoundedMoments):
-        metrics["element"] = float(one.element[0])
+        metrics["element"], metrics["own"] = float(one.element[0]), float(one.own[0])
     return metrics

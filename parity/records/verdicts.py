@@ -121,11 +121,13 @@ class Summary(Displayed):
     """All comparisons of two runs. It cannot exist unless every declared probe is accounted for exactly once.
 
     unobservable: stages that an engine says it cannot show, with its reason; they are not among the declared.
+    notes: what a reader has to know of the two runs besides, such as the reason given for comparing two checkpoints.
     """
 
     declared: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     unobservable: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         found, wanted = Counter(c.name for c in self.comparisons), Counter(self.declared)

@@ -154,6 +154,8 @@ def parse_capture(line: Mapping[str, Any], place: str, *, run: Run) -> dict[str,
     layered = layer is None or (is_count(layer) and layer < run.layers)
     check("layer", "layer" in line and layered, f"null or below {run.layers}")
     check("phase", line.get("phase") in ("prefill", "decode"), "prefill or decode")
+    decoding = line["phase"] == "decode"
+    check("step", decoding == (line["step"] > 0), "1, 2, ... in decode" if decoding else "0 in prefill")
     axes = VOCABULARY[str(stage)].axes
     check("axes", line.get("axes") == list(axes), f"{list(axes)}, the axes of {stage}")
     check("dtype", isinstance(line.get("dtype"), str) and line["dtype"] in BY_NAME, "one of " + ", ".join(BY_NAME))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -59,3 +61,33 @@ def test_positions_intersect_and_the_rest_is_counted(build):
     of_oracle, of_sut, alone = pair_rows(oracle=oracle, sut=sut)
     assert oracle.position[of_oracle].tolist() == sut.position[of_sut].tolist() == [7, 8, 9]
     assert alone == 9
+
+
+def test_a_run_with_replaced_tensors_is_no_evidence(build):
+    oracle = build.run({"a": (1,)})
+    grafted = replace(oracle, flags={"grafts": ["L01.moe.gate", [None, "embed.out"]]})
+    for sides in ((oracle, grafted), (grafted, oracle)):
+        with pytest.raises(TraceError, match=r"replaced at L01\.moe\.gate, embed\.out.*without grafts"):
+            pair_requests(oracle=sides[0], sut=sides[1], same_model_because="it is")
+        assert pair_requests(oracle=sides[0], sut=sides[1], allow_grafts=True) == [(0, 0)]
+    assert pair_requests(oracle=oracle, sut=replace(oracle, flags={"grafts": []})) == [(0, 0)]
+
+
+@pytest.mark.parametrize("told", ["all", 7, {"L00": 1}, [[1, 2, 3]], [["x", "moe.gate"]]])
+def test_grafts_in_any_spelling_are_refused(build, told):
+    oracle = build.run({"a": (1,)})
+    with pytest.raises(TraceError, match=r"flags\.grafts of the SUT"):
+        pair_requests(oracle=oracle, sut=replace(oracle, flags={"grafts": told}))
+
+
+def test_models_of_another_depth_are_refused_whatever_the_reason(build):
+    oracle = build.run({"a": (1,)})
+    with pytest.raises(TraceError, match="layers of the two models"):
+        pair_requests(oracle=oracle, sut=replace(oracle, layers=oracle.layers + 1), same_model_because="pruned")
+
+
+def test_another_family_needs_a_reason(build):
+    oracle = build.run({"a": (1,)})
+    with pytest.raises(TraceError, match="stage graph"):
+        pair_requests(oracle=oracle, sut=replace(oracle, family="llama"))
+    assert pair_requests(oracle=oracle, sut=replace(oracle, family="llama"), same_model_because="one code") == [(0, 0)]

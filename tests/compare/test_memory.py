@@ -83,7 +83,7 @@ def save(folder: Path, stages: dict[str, torch.Tensor]) -> str:
         for first, last in [(0, rows // 3), (rows // 3, rows - 1), (rows - 1, rows)]:
             number = len(captures)
             at = Rows(np.zeros(last - first, np.int32), np.arange(first, last, dtype=np.int64))
-            phase = ("prefill", number % 3, 0) if last < rows else ("decode", 1, 0)
+            phase = ("prefill", 0, number % 3) if last < rows else ("decode", 1, 0)
             tensors[number] = values[first:last]
             dtype = str(values.dtype).removeprefix("torch.")
             captures.append(

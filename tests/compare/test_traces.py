@@ -10,7 +10,7 @@ import torch
 
 from parity.compare import compare_traces, ranges, sample_traces, traces
 from parity.errors import TraceError, UsageError
-from parity.records import Verdict
+from parity.records import Lineage, Verdict
 from parity.trace import MemoryTrace
 
 TOKENS = 40
@@ -307,3 +307,28 @@ def test_what_an_engine_says_it_cannot_show_is_told_and_not_missing(runs, moe, f
         missing = compare_traces(oracle=oracle, sut=MemoryTrace(run, less.captures, sut.tensors), floor=floor)
         assert {c.stage for c in missing.comparisons if c.verdict is Verdict.MISSING_IN_SUT} == set(hidden)
         assert missing.diverged
+
+
+@pytest.mark.parametrize(("field", "value"), [("model", "draft"), ("basis", "interleaved")])
+def test_captures_of_another_model_or_basis_are_not_compared(runs, field, value):
+    oracle, _ = runs
+    trace = oracle.trace()
+    base = [replace(c, basis="half") for c in trace.captures]
+    other = [replace(c, **{field: value}) if c.name == "L01.attn.q" else c for c in base]
+    left, right = (MemoryTrace(trace.run, tuple(side), oracle.tensors) for side in (base, other))
+    for a, b in ((left, right), (right, left)):
+        summary = compare_traces(oracle=a, sut=b)
+        record = of(summary, "L01.attn.q")
+        assert record.verdict is Verdict.NOT_COMPARED
+        assert f"{field} of L01.attn.q: expected" in record.reason
+        assert not summary.healthy
+    assert compare_traces(oracle=right, sut=right).healthy
+
+
+def test_the_reason_for_another_family_or_checkpoint_is_told(runs):
+    oracle, _ = runs
+    other = changed(oracle, family="torch", lineage=Lineage("sha256:other"))
+    summary = compare_traces(oracle=oracle.trace(), sut=other, same_model_because="exported by hand")
+    assert any("families differ" in note for note in summary.notes)
+    assert any("exported by hand" in note for note in summary.notes)
+    assert compare_traces(oracle=oracle.trace(), sut=oracle.trace()).notes == ()

@@ -55,13 +55,14 @@ def original(tmp_path: Path, run: Run, token_capture: Make, expert_capture: Make
     generator = torch.Generator().manual_seed(7)
     number = 0
     for step in range(3):
-        writer.begin_step("decode" if step else "prefill", step, 0)
+        phase = "decode" if step else "prefill"
+        writer.begin_step(phase, step, 0)
         for layer in range(2):
             embed = torch.randn(5, 3, generator=generator)
             capture = token_capture(number, embed, stage="attn.norm", layer=layer)
-            writer.add(replace(capture, phase="decode" if step else "prefill", step=step), embed)
+            writer.add(replace(capture, phase=phase, step=step), embed)
             gate = torch.randn(10, 6, generator=generator).bfloat16()
-            writer.add(replace(expert_capture(number + 1, gate, layer=layer), step=step), gate)
+            writer.add(replace(expert_capture(number + 1, gate, layer=layer), phase=phase, step=step), gate)
             number += 2
         writer.flush()
     writer.close()

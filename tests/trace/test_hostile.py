@@ -250,6 +250,13 @@ def test_a_deep_object_is_refused_without_breaking_the_stack() -> None:
             parse_json(text)
 
 
+@pytest.mark.parametrize(("phase", "step"), [("prefill", 1), ("prefill", 3), ("decode", 0)])
+def test_a_step_that_is_none_of_its_phase(folder: Path, phase: str, step: int) -> None:
+    change(folder, 1, phase=phase, step=step)
+    with pytest.raises(TraceError, match=r"step: expected (0 in prefill|1, 2, \.\.\. in decode)"):
+        open_trace(folder)
+
+
 @pytest.mark.parametrize("name", [MANIFEST, SHARD])
 @pytest.mark.parametrize("what", ["link", "dangling link", "link to itself", "pipe", "folder", "socket", "device"])
 def test_files_that_are_none(folder: Path, tmp_path: Path, name: str, what: str) -> None:

@@ -83,9 +83,9 @@ def compare_engine(
     if free:
         assert own is not None
         usable = floor if not isinstance(floor, Floor) or "free" in floor.gates else None
-        summary = compare_traces(oracle=own, sut=trace, floor=usable, mode="free")
+        summary = compare_traces(oracle=own, sut=trace, floor=usable, mode="free", allow_grafts=True)
     elif own is not None:
-        summary = compare_traces(oracle=own, sut=trace, floor=floor)
+        summary = compare_traces(oracle=own, sut=trace, floor=floor, allow_grafts=True)
     else:
         truth = oracle.forward(plain, capture=plan, graft=_grafts(trace))
         summary = sweep_against(oracle, truth, trace, floor=floor)  # pyright: ignore[reportArgumentType]
