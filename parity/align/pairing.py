@@ -24,11 +24,11 @@ def pair_requests(
     Raises TraceError with the first difference.
     """
     by_name = {name: index for index, name in enumerate(sut.request_names)}
-    if set(by_name) != set(oracle.request_names) or not by_name:
+    if len(by_name) != len(sut.request_names) or sorted(oracle.request_names) != sorted(by_name) or not by_name:
         raise TraceError(
             place="requests of the two traces",
-            expected="the same names, at least one",
-            found=f"oracle {sorted(oracle.request_names)}, sut {sorted(by_name)}",
+            expected="the same names, at least one, each once",
+            found=f"oracle {_few(oracle.request_names)}, sut {_few(sut.request_names)}",
             next_step="Capture both runners on the same requests, under the same names.",
         )
     pairs = [(index, by_name[name]) for index, name in enumerate(oracle.request_names)]
@@ -59,6 +59,11 @@ def pair_requests(
             next_step="If they are the same model all the same, say why in same_model_because; it is recorded.",
         )
     return pairs
+
+
+def _few(names: tuple[str, ...]) -> str:
+    told = sorted(name if len(name) <= 60 else f"{name[:57]}..." for name in names)
+    return str(told) if len(told) <= 8 else f"{told[:8]} and {len(told) - 8} more"
 
 
 def _refuse_grafts(side: str, run: Run) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from parity.compare.beside import beside_larger
 from parity.compare.exact import count_differences, same_bytes
+from parity.compare.narrow import narrowed
 from parity.compare.stream import Streamed, stream_pair
 from parity.compare.tensorfile import StoredTensor, natural_order, read_tensors
 from parity.compare.traces import compare_traces
@@ -160,7 +161,7 @@ def _compare_stored(
         note = "; ".join(filter(None, (note, f"stored as {a.dtype}, judged as rounded to {floor.model.dtype}")))
     # Equal once rounded is not yet equal bit for bit: a second look, at the values as they are stored.
     same = not streamed.total.differ and not (rounded and stream_pair(a, b, None).total.differ)
-    return _judge(a, streamed, floor, note, same=same)
+    return _judge(a, b, streamed, floor, note, same=same)
 
 
 def _kind(dtype: torch.dtype | None) -> str:
@@ -186,12 +187,17 @@ def _compare_exactly(a: StoredTensor, b: StoredTensor, floor: DerivedFloor | Non
 
 
 def _judge(
-    tensor: StoredTensor, streamed: Streamed, floor: DerivedFloor | None, note: str, *, same: bool
+    tensor: StoredTensor,
+    other: StoredTensor,
+    streamed: Streamed,
+    floor: DerivedFloor | None,
+    note: str,
+    *,
+    same: bool,
 ) -> Comparison:
     """same: whether the values are equal as they are stored."""
-    worst, whole = streamed.slices(floor), streamed.whole(floor)
+    worst, whole = streamed.finish(floor)
     over = max((s.over_floor for s in worst if s.over_floor is not None), default=None)
-    total = streamed.total
 
     def record(verdict: Verdict, reason: str, score: float | None = None) -> Comparison:
         told = "; ".join(text for text in (reason, note) if text)
@@ -210,11 +216,31 @@ def _judge(
     if over is not None and over > 1:
         reason = f"{worst[0].by} of {worst[0].where} is {over:.3g} times its bound"
         return record(Verdict.EXCEEDS_FLOOR, reason, over)
-    if total.dd > 0 and whole["scale_seen"] >= 1:
-        return record(Verdict.NO_POWER, "the bound of these values would let a tensor of zeros pass", over)
-    if streamed.own[0] > 1:
-        return record(Verdict.NO_POWER, beside_larger(*streamed.own, streamed.own_columns[1], streamed.own_rows), over)
+    unclear = _unclear(tensor, other, streamed, floor, whole["scale_seen"])
+    if unclear:
+        return record(Verdict.NO_POWER, unclear, over)
     return record(Verdict.WITHIN_FLOOR, "", over or 0.0)
+
+
+def _unclear(
+    oracle: StoredTensor, sut: StoredTensor, streamed: Streamed, floor: DerivedFloor, scale_seen: float
+) -> str:
+    """Why a pair within its bound is not cleared by it; empty where it is."""
+    if streamed.total.dd > 0 and scale_seen >= 1:
+        return "the bound of these values would let a tensor of zeros pass"
+    if floor.by_own_size and streamed.own[0] > 1:
+        return beside_larger(*streamed.own, streamed.own_columns[1], streamed.own_rows)
+    if streamed.lost:
+        return f"{streamed.lost} of {streamed.rows} rows differ and are so small that the bound would let zeros pass"
+    came_from = [narrowed(tensor, floor.model.dtype) for tensor in (oracle, sut)]
+    if came_from[0] != came_from[1]:
+        told = "; ".join(
+            f"every value of the {side} is one of {name}"
+            for side, name in zip(("oracle", "SUT"), came_from, strict=True)
+            if name is not None
+        )
+        return f"{told}: it was rounded on the way, which the allowance for accumulation in {floor.label} covers"
+    return ""
 
 
 def _missing(name: str, *, in_oracle: bool) -> Comparison:

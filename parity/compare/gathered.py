@@ -81,6 +81,7 @@ class Gathered:
     blind: int = 0
     own: tuple[float, str] = (0.0, "")
     own_rows: int = 0
+    lost: int = 0
     slices: int = 0
     judged: int = 0
     across: Moments | None = None
@@ -203,6 +204,7 @@ class Gathered:
             self.unjudged[kind] = self.unjudged.get(kind, 0) + int(np.isnan(over).sum())
             if kind == "row" and isinstance(self.floor, DerivedFloor):
                 seen = self.floor.scale_seen("row", table, self.rows)
+                self.lost += int(((table.moments.dd > 0) & (seen >= 1)).sum())
                 self.blind += int(((table.moments.yy > 0) & (seen > ASKED)).sum())
                 self._take_own(block, table)
         if not len(table) or not table.moments.count.any():

@@ -7,7 +7,7 @@ import numpy as np
 from parity.compare.beside import beside_larger
 from parity.compare.gathered import Gathered, over_floor
 from parity.compare.measure import Measured
-from parity.floor import FLIPPED, NoiseFloor
+from parity.floor import FLIPPED, DerivedFloor, NoiseFloor
 from parity.records import Comparison, Verdict
 
 UNRESOLVED_SHARE = 0.05
@@ -84,7 +84,10 @@ def judge_gathered(gathered: Gathered) -> Comparison:
         return record(Verdict.NO_POWER, without, over)
     if total.dd > 0 and whole.get("scale_seen", 0.0) >= 1:
         return record(Verdict.NO_POWER, "the bound of these values would let a tensor of zeros pass", over)
-    if gathered.own[0] > 1:
+    if gathered.lost:
+        reason = f"{gathered.lost} rows differ and are so small that the bound would let zeros pass"
+        return record(Verdict.NO_POWER, reason, over)
+    if gathered.own[0] > 1 and isinstance(floor, DerivedFloor) and floor.by_own_size:
         return record(Verdict.NO_POWER, beside_larger(*gathered.own, gathered.own_columns(), gathered.own_rows), over)
     return record(Verdict.WITHIN_FLOOR, "", over)
 

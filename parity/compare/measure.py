@@ -20,6 +20,8 @@ from parity.metrics import (
     column_edges,
     fold_moments,
     norm_ratio,
+    size_cuts,
+    sized_rows,
     tables_of,
 )
 from parity.records import site_name
@@ -130,8 +132,10 @@ def measure(
     """
     leading = 2 if axes[:2] == ("T", "S") and len(axes) > 2 else 1
     shape = tuple(parts[0][0].shape[leading:])
-    columns = column_edges(axes[leading:], shape)
     width = int(np.prod(shape, dtype=np.int64))
+    # Blocks of one site must be cut alike, which the first of them cannot know.
+    cuts = _cuts(parts[0][0], leading, width) if isinstance(floor, DerivedFloor) and repeats is None else ()
+    columns = column_edges(axes[leading:], shape, cuts)
     fold = fold_moments
     if isinstance(floor, DerivedFloor):
         fold = floor.fold if repeats is None else partial(floor.fold, repeats=repeats)
@@ -155,3 +159,10 @@ def measure(
         Measured(stage, layer, phase, axes, rows[mask], across[phase], columns, labels[mask], share)
         for phase, mask in masks
     ]
+
+
+def _cuts(oracle: torch.Tensor, leading: int, width: int) -> tuple[int, ...]:
+    """Where the size of the columns changes, from some rows of the oracle."""
+    flat = oracle.flatten(0, leading - 1)
+    at = sized_rows(len(flat))
+    return size_cuts(torch.stack([flat[row].reshape(width) for row in at])) if at else ()

@@ -31,6 +31,7 @@ from parity.metrics import (
     norm_ratio,
     rel_l2,
     size_cuts,
+    sized_rows,
     slice_metrics,
 )
 from parity.metrics.rounding import ELEMENT_SPREADS
@@ -51,6 +52,7 @@ class Streamed:
     blocks: column blocks of 128 in a row. totals: moments of what was measured so far. worst_row, worst_columns: None
     where there is none. blind: row slices that could not show a scale error of 1 %. own, own_columns: of the cell that
     is furthest over what its own size explains, by how much, and its row and columns; own_rows: rows with such a cell.
+    lost: rows of which the bound could not tell zeros, though they differ.
     by_side: NaN and infinite elements (how many, in how many rows, first row) by side.
     """
 
@@ -64,6 +66,7 @@ class Streamed:
     own: tuple[float, str] = (0.0, "")
     own_columns: tuple[float, str] = (0.0, "")
     own_rows: int = 0
+    lost: int = 0
     by_side: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     ratios: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
@@ -85,26 +88,22 @@ class Streamed:
         one = np.zeros(1, np.int64)
         return SliceTable("tensor", one, one + self.rows, self.total[None])
 
-    def slices(self, floor: DerivedFloor | None) -> tuple[SliceResult, ...]:
-        """The worst slice of each kind, worst first."""
+    def finish(self, floor: DerivedFloor | None) -> tuple[tuple[SliceResult, ...], dict[str, float]]:
+        """(the worst slice of each kind, worst first; metrics of all elements, the spread of the rows' norm ratios, and
+        what the bound can see)."""
         table = self.table()
-        at, over, by = worst_of(table, floor, 1)
-        whole = SliceResult("tensor", 0, "whole tensor", slice_metrics(table, at), over, by)
+        at, over, by, seen = worst_of(table, floor, 1)
+        metrics = slice_metrics(table, at)
+        whole = SliceResult("tensor", 0, "whole tensor", dict(metrics), over, by)
         found = [one for one in (self.worst_row, self.worst_columns, whole) if one is not None]
-        return tuple(sorted(found, key=_badness, reverse=True))
-
-    def whole(self, floor: DerivedFloor | None) -> dict[str, float]:
-        """Metrics of all elements, the spread of the rows' norm ratios, and what the bound can see."""
-        table = self.table()
-        metrics = slice_metrics(table, 0)
         count, mean, squares = self.ratios
         metrics["norm_ratio_mean"] = mean if count else float("nan")
         metrics["norm_ratio_sd"] = math.sqrt(squares / count) if count else float("nan")
-        if floor is not None:
-            metrics["scale_seen"] = float(floor.scale_seen("tensor", table)[0])
+        if seen is not None:
+            metrics["scale_seen"] = float(seen[0])
             metrics["rows_blind"] = float(self.blind)
             metrics["rows_beside"] = float(self.own_rows)
-        return metrics
+        return tuple(sorted(found, key=_badness, reverse=True)), metrics
 
 
 def stream_pair(
@@ -178,18 +177,22 @@ def _by_columns(
         _take_rows(result, by_row, 0, floor)
 
 
-def worst_of(table: SliceTable, floor: DerivedFloor | None, slices: int) -> tuple[int, float | None, str | None]:
-    """(number, score, metric) of the worst slice: most nonfinite elements, then over the gate, then rel_l2."""
+def worst_of(
+    table: SliceTable, floor: DerivedFloor | None, slices: int
+) -> tuple[int, float | None, str | None, Array | None]:
+    """(number, score, metric) of the worst slice: most nonfinite elements, then over the gate, then rel_l2; and the
+    scale error that each slice shows."""
     bad = nonfinite(table.moments)
-    error = np.nan_to_num(rel_l2(table.moments), nan=-1.0, posinf=np.inf)
+    error = rel_l2(table.moments)
+    error = np.where(np.isnan(error), -1.0, error)
     if floor is None:
-        return int(np.lexsort((error, bad))[-1]), None, None
-    by_metric = floor.judge(kind=table.kind, table=table, slices=slices)
+        return int(np.lexsort((error, bad))[-1]), None, None, None
+    by_metric, seen = floor.judge_and_see(kind=table.kind, table=table, slices=slices)
     names, scores = list(by_metric), np.stack(list(by_metric.values()))
     score = np.where(np.isnan(scores), -1.0, scores)
     at = int(np.lexsort((error, score.max(0), bad))[-1])
     over = float(score[:, at].max())
-    return at, (None if over < 0 else over), names[int(score[:, at].argmax())]
+    return at, (None if over < 0 else over), names[int(score[:, at].argmax())], seen
 
 
 def _take_columns(result: Streamed, across: Moments, columns: Columns, left: int, floor: DerivedFloor | None) -> None:
@@ -205,7 +208,7 @@ def _take_columns(result: Streamed, across: Moments, columns: Columns, left: int
         return
     blocks, _, moments = across.groups(columns.block)
     table = SliceTable("columns", blocks, np.full(len(blocks), result.rows, np.int64), moments)
-    at, over, by = worst_of(table, floor, result.blocks)
+    at, over, by, _ = worst_of(table, floor, result.blocks)
     cells = np.flatnonzero(columns.block == blocks[at])
     words = f"columns {left + columns.edges[cells[0]]}..{left + columns.edges[cells[-1] + 1]}"
     number = left // COLUMN_BLOCK + int(blocks[at])
@@ -218,13 +221,13 @@ def _take_rows(result: Streamed, by_row: Moments, first: int, floor: DerivedFloo
     """Add the moments of rows `first`... to what is known."""
     index = np.arange(first, first + len(by_row.count))
     table = SliceTable("row", index, np.ones(len(index), np.int64), by_row)
-    at, over, by = worst_of(table, floor, result.rows)
+    at, over, by, seen = worst_of(table, floor, result.rows)
     row = int(index[at])
     found = SliceResult("row", row, result.row_words(row), slice_metrics(table, at), over, by)
     if result.worst_row is None or _badness(found) > _badness(result.worst_row):
         result.worst_row = found
-    if floor is not None:
-        seen = floor.scale_seen("row", table, result.rows)
+    if seen is not None:
+        result.lost += int(((by_row.dd > 0) & (seen >= 1)).sum())
         result.blind += int(((by_row.yy > 0) & (seen > ASKED)).sum())
     if isinstance(by_row, RoundedMoments):
         at = int(by_row.own.argmax())
@@ -256,10 +259,10 @@ def _spread(known: list[float], values: Array) -> None:
 
 def _cuts(tensor: StoredTensor, width: int, parts: int) -> tuple[int, ...]:
     """Where the size of the columns changes, from some rows of the oracle."""
-    rows = tensor.matrix[0]
-    found = size_cuts(_rows_of(tensor, (0, rows), (0, width), width, parts))
-    tensor.release(rows * width // parts)
-    return found
+    at = sized_rows(tensor.matrix[0])
+    return (
+        size_cuts(torch.cat([_rows_of(tensor, (row, row + 1), (0, width), width, parts) for row in at])) if at else ()
+    )
 
 
 def _stretches(width: int) -> Iterator[tuple[int, int]]:

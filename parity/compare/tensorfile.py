@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,12 +125,8 @@ def natural_order(name: str) -> list[tuple[int, int, str]]:
 
 
 def _read_file(path: Path) -> dict[str, StoredTensor]:
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        if size < 8:
-            raise _refused(path, "at least the 8 bytes of the header's length", f"{size} bytes")
-        # Copy-on-write: torch wants a writable buffer, and nothing may change the file.
-        data = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY))
+    data = _map_file(path)
+    size = len(data)
     length = int.from_bytes(data[:8], "little")
     if length > min(MAX_HEADER, size - 8):
         raise _refused(path, f"a header of at most {min(MAX_HEADER, size - 8)} bytes", f"a length of {length}")
@@ -153,6 +151,27 @@ def _read_file(path: Path) -> dict[str, StoredTensor]:
     if cursor != len(payload):
         raise _refused(path, f"{cursor} bytes of payload, as its header says", f"{len(payload)}")
     return tensors
+
+
+def _map_file(path: Path) -> memoryview:
+    """The bytes of a plain file, or of one behind a link, as model caches have them."""
+    try:
+        # Not to block: a pipe that nobody writes to would hold the comparison for ever.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise _refused(path, "a file that can be read", error.strerror or str(error)) from None
+    try:
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
+            raise _refused(path, "a plain file", "a folder" if stat.S_ISDIR(info.st_mode) else "a pipe or a device")
+        if info.st_size < 8:
+            raise _refused(path, "at least the 8 bytes of the header's length", f"{info.st_size} bytes")
+        # Copy-on-write: torch wants a writable buffer, and nothing may change the file.
+        return memoryview(mmap.mmap(handle, info.st_size, access=mmap.ACCESS_COPY))
+    except (OSError, ValueError, OverflowError) as error:
+        raise _refused(path, "a file that can be mapped into memory", f"{info.st_size} bytes: {error}") from None
+    finally:
+        os.close(handle)
 
 
 def _read_entry(path: Path, name: str, item: Any, payload: memoryview, base: int) -> tuple[StoredTensor, int, int]:

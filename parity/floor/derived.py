@@ -23,8 +23,9 @@ docs/derived-floors.md has the derivation, what the allowances stand for, and wh
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +58,9 @@ class DerivedFloor:
     """An analytic bound in the place of a calibrated floor. It holds for any stage, layer, phase and position."""
 
     model: RoundingModel
+    by_own_size: ClassVar[bool] = True
+    """Whether what a block's own size does not explain keeps a pair from being cleared: so long as nothing but the
+    derivation says what is honest."""
 
     @property
     def label(self) -> str:
@@ -120,21 +124,25 @@ class DerivedFloor:
         NaN: nothing finite to measure. Raises UsageError for moments without the sums of a rounding bound.
         """
         m = self._checked(table)
-        rel, slope = self._gates(m, kind, slices or len(table))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            over = {
-                "rel_l2": np.where(m.dd == 0, 0.0, np.sqrt(m.dd) / rel),
-                "slope": np.where(m.dy == 0, 0.0, np.abs(m.dy) / slope),
-                "element": m.element,
-            }
-        return {name: np.where(m.finite == 0, np.nan, value) for name, value in over.items()}
+        where = {"mode": mode, "stage": stage, "layer": layer, "phase": phase, "position": position}
+        return self.adjusted(_scores(m, *self._gates(m, kind, slices or len(table))), kind, where)
 
     def scale_seen(self, kind: str, table: SliceTable, slices: int | None = None) -> Array:
         """The smallest scale error that reaches a slice's gate: 0.01 is a slice that shows 1 %; inf for zeros."""
         m = self._checked(table)
-        rel, slope = self._gates(m, kind, slices or len(table))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(m.yy > 0, np.minimum(slope / m.yy, rel / np.sqrt(m.yy)), np.inf)
+        return _seen(m, *self._gates(m, kind, slices or len(table)))
+
+    def judge_and_see(
+        self, *, kind: str, table: SliceTable, slices: int | None = None
+    ) -> tuple[dict[str, Array], Array]:
+        """`judge` and `scale_seen` of the same slices, with their gates worked out once."""
+        m = self._checked(table)
+        gates = self._gates(m, kind, slices or len(table))
+        return self.adjusted(_scores(m, *gates), kind, {}), _seen(m, *gates)
+
+    def adjusted(self, found: dict[str, Array], kind: str, where: Mapping[str, Any]) -> dict[str, Array]:
+        """Scores as a floor that stands on this one gives them. where: what `judge` was told of the site."""
+        return found
 
     def _gates(self, m: RoundedMoments, kind: str, slices: int) -> tuple[Array, Array]:
         """Largest honest |d| and |<d, y>| of every slice, in the tensors' own units."""
@@ -168,6 +176,22 @@ class DerivedFloor:
                 next_step="Measure the pair with this floor's own `moments`.",
             )
         return table.moments
+
+
+def _scores(m: RoundedMoments, rel: Array, slope: Array) -> dict[str, Array]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        over = {
+            "rel_l2": np.where(m.dd == 0, 0.0, np.sqrt(m.dd) / rel),
+            "slope": np.where(m.dy == 0, 0.0, np.abs(m.dy) / slope),
+            "element": m.element,
+        }
+    none = m.finite == 0
+    return {name: np.where(none, np.nan, value) for name, value in over.items()} if none.any() else over
+
+
+def _seen(m: RoundedMoments, rel: Array, slope: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(m.yy > 0, np.minimum(slope / m.yy, rel / np.sqrt(m.yy)), np.inf)
 
 
 def derive_floor(name: str) -> DerivedFloor:

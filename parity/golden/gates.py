@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parity.floor import DerivedFloor
-from parity.metrics import SliceTable
 from parity.records import site_name
+
+Scores = dict[str, NDArray[np.float64]]
 
 Limits = Mapping[str, Mapping[str, float]]
 """By tensor name, or `L00.moe.gate prefill` of a trace, then by `row rel_l2`, `tensor slope`, ...: how many derived
@@ -29,8 +30,7 @@ class NotingFloor(DerivedFloor):
     sites: frozenset[str] = frozenset()
     seen: dict[str, dict[str, float]] = field(default_factory=dict, compare=False)
 
-    def judge(self, *, kind: str, table: SliceTable, **where: Any) -> dict[str, NDArray[np.float64]]:
-        found = super().judge(kind=kind, table=table, **where)
+    def adjusted(self, found: Scores, kind: str, where: Mapping[str, Any]) -> Scores:
         if not self.tensor and site_name(where.get("layer"), where.get("stage", "")) not in self.sites:
             return found
         limits = self.seen.setdefault(key_of(self.tensor, where), {})
@@ -45,11 +45,11 @@ class NotingFloor(DerivedFloor):
 class WidenedFloor(DerivedFloor):
     """A derived floor whose gates are as much wider as `limits` says; scores come out in these gates."""
 
+    by_own_size: ClassVar[bool] = False
     tensor: str = ""
     limits: Limits = field(default_factory=dict)
 
-    def judge(self, *, kind: str, table: SliceTable, **where: Any) -> dict[str, NDArray[np.float64]]:
-        found = super().judge(kind=kind, table=table, **where)
+    def adjusted(self, found: Scores, kind: str, where: Mapping[str, Any]) -> Scores:
         limits = self.limits.get(key_of(self.tensor, where), {})
         return {metric: scores / max(limits.get(f"{kind} {metric}", 1.0), 1.0) for metric, scores in found.items()}
 

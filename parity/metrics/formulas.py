@@ -83,5 +83,6 @@ def all_metrics(m: Moments) -> dict[str, Array]:
 
 
 def _cases(m: Moments, regular: Array, *, equal: float, zero_oracle: float) -> Array:
-    value = np.where(m.yy == 0, zero_oracle, regular)
-    return np.where(m.finite == 0, np.nan, np.where(m.dd == 0, equal, value))
+    value = np.where(m.dd == 0, equal, np.where(m.yy == 0, zero_oracle, regular))
+    none = m.finite == 0
+    return np.where(none, np.nan, value) if none.any() else value

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Moments:
 
     def __getitem__(self, index: object) -> Moments:
         """The cells at a numpy index, as numpy understands it."""
-        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
+        return type(self)(*(getattr(self, name)[index] for name in _names(type(self))))
 
     def total(self, axis: int) -> Moments:
         """Cells added along one axis; an empty axis gives the moments of nothing (zeros)."""
@@ -84,12 +85,13 @@ class Moments:
 
     def _fold(self, add: Fold, largest: Fold | None = None) -> Moments:
         """`add` applied to every sum, `largest` (where given) to the maximum."""
-        folds = [largest if f.name in LARGEST and largest is not None else add for f in fields(self)]
-        return type(self)(*(fold(getattr(self, f.name)) for fold, f in zip(folds, fields(self), strict=True)))
+        names = _names(type(self))
+        folds = [largest if name in LARGEST and largest is not None else add for name in names]
+        return type(self)(*(fold(getattr(self, name)) for fold, name in zip(folds, names, strict=True)))
 
     def plus(self, other: Moments) -> Moments:
         """Both added, cell by cell; of the largest ones, the larger."""
-        pairs = ((f.name in LARGEST, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        pairs = ((name in LARGEST, getattr(self, name), getattr(other, name)) for name in _names(type(self)))
         return type(self)(*(np.maximum(a, b) if largest else a + b for largest, a, b in pairs))
 
     def none(self) -> Moments:
@@ -106,4 +108,10 @@ class Moments:
     def join(parts: Sequence[Moments]) -> Moments:
         """Several requests' moments as one, rows after rows."""
         kind = type(parts[0])
-        return kind(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(kind)))
+        return kind(*(np.concatenate([getattr(p, name) for p in parts]) for name in _names(kind)))
+
+
+@cache
+def _names(kind: type[Moments]) -> tuple[str, ...]:
+    """Fields of a kind of moments; asked for a hundred times a tensor, and there are files of tens of thousands."""
+    return tuple(f.name for f in fields(kind))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,9 @@ def plain_rounded(
     )
 
 
-def _over_own(yy: Array, dd: Array, fourth: Array, pairs: Array, dependence: Array, model: RoundingModel) -> Array:
+def _over_own(
+    yy: Array, dd: Array, fourth: Array, pairs: NDArray[Any], dependence: Array, model: RoundingModel
+) -> Array:
     """|d| of each cell over what its own size explains, 0 where it is not over; `over_own` of bound.h."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         terms = np.where(fourth > 0, yy**2 / fourth, 1.0) / dependence
@@ -143,8 +146,8 @@ def _over_bulk(y: Array, x: Array, dependence: float, model: RoundingModel) -> f
         before = int(kept.sum())
         kept = squares <= _SPREAD**2 * squares[kept].sum() / max(before, 1)
     inside, d = squares[kept], (x - y)[kept]
-    sums = ((inside).sum(), (d * d).sum(), (inside * inside).sum(), kept.sum())
-    return float(_over_own(*(np.array([v], float) for v in sums), np.array([dependence]), model)[0])
+    yy, dd, fourth, pairs = (np.array([v], np.float64) for v in (inside.sum(), d @ d, inside @ inside, kept.sum()))
+    return float(_over_own(yy, dd, fourth, pairs, np.array([dependence]), model)[0])
 
 
 def _row_size(squares: Array, count: NDArray[np.int64], width: int) -> Array:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ from parity.metrics.rounding import (
 
 ELEMENT, OWN, FOURTH, SIZE, LEVER = range(5, ROUNDED_SUMS)
 """Places of a cell's sums beyond those of its moments, as in cells.h."""
+
+_BASE = tuple(f.name for f in fields(Moments))
 
 
 def rounded_moments(
@@ -123,7 +126,7 @@ def _as_rounded(
     """The kernel's arrays as RoundedMoments. sizes: pairs a cell, broadcast."""
     base = as_moments(sums, counts, sizes)
     return RoundedMoments(
-        *(getattr(base, f.name) for f in fields(Moments)),
+        *(getattr(base, name) for name in _BASE),
         fourth=sums[..., FOURTH],
         fourth_across=fourth_across,
         size=sums[..., SIZE],
@@ -136,14 +139,18 @@ def _as_rounded(
 
 def _native_bound(model: RoundingModel, oracle: torch.Tensor) -> Bound:
     """The bound in moments.c's terms."""
-    width = oracle.shape[1]
+    return _bound_of(model, str(oracle.dtype).removeprefix("torch."), oracle.shape[1])
+
+
+@lru_cache(maxsize=256)
+def _bound_of(model: RoundingModel, dtype: str, width: int) -> Bound:
     at = sampled_columns(width).numpy()
     bound = Bound(
         model.roundings * model.unit,
         model.absolute,
         *model.drift_parts,
         ELEMENT_SPREADS,
-        chance_alike(FORMATS[str(oracle.dtype).removeprefix("torch.")][0]),
+        chance_alike(FORMATS[dtype][0]),
         -(-LEAST_VALUES // max(width, 1)),
         LEAST_VALUES,
         len(at),

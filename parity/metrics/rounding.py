@@ -120,9 +120,9 @@ class RoundedMoments(Moments):
     fourth: sum of f y^4. fourth_across: the same with f grown for rows that repeat an earlier one.
     size: sum of s^2 over the finite pairs. lever, lever_across: sums of f s^2 y^2.
     element: largest |x - y| over the bound of that very element, 0 where no element is over its bound.
-    own: largest |x - y| of a cell (a row's stretch of columns), or of its bulk, over what its own size explains, 0 where
-        none is over: more than that takes accumulation of the size of the cell's whole row. Only cells of LEAST_VALUES
-        values or more.
+    own: largest |x - y| of a cell (a row's stretch of columns), or of its bulk, over what its own size explains, 0
+        where none is over: more than that takes accumulation of the size of the cell's whole row. Only of cells with
+        LEAST_VALUES values or more.
     """
 
     fourth: Array

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from parity.metrics.rounding import FEW_VALUES, RoundedMoments
 COLUMN_BLOCK = 128
 """Columns of one weight-scale block of the block-FP8 format (and of DeepSeek-V3's)."""
 
-_SIZED_ROWS, _SIZED_WIDTH, _MOST_CUTS = 17, 1 << 20, 64
+_SIZED_ROWS, _SIZED_WIDTH, _MOST_CUTS = 17, 1 << 16, 64
 
 KINDS = ("row", "head", "expert", "columns", "tensor")
 
@@ -59,6 +60,11 @@ def column_edges(axes: Sequence[str], shape: Sequence[int], cuts: Sequence[int] 
     axes, shape: of the canonical tensor without its leading row axes, for instance (H, K) and (6, 64). cuts: more
     edges inside the flattened row (`size_cuts`); they divide cells and no slice.
     """
+    return _column_edges(tuple(axes), tuple(map(int, shape)), tuple(cuts))
+
+
+@lru_cache(maxsize=64)
+def _column_edges(axes: tuple[str, ...], shape: tuple[int, ...], cuts: tuple[int, ...]) -> Columns:
     width = int(np.prod(shape, dtype=np.int64))
     marks = {0, width, *range(0, width, COLUMN_BLOCK), *(cut for cut in cuts if 0 < cut < width)}
     per_head = None
@@ -70,22 +76,24 @@ def column_edges(axes: Sequence[str], shape: Sequence[int], cuts: Sequence[int] 
     return Columns(edges, None if not per_head else left // per_head, left // COLUMN_BLOCK)
 
 
+def sized_rows(rows: int) -> list[int]:
+    """The rows, spread over a tensor, that tell the size of its columns; none of a tensor of fewer."""
+    return [n * (rows - 1) // (_SIZED_ROWS - 1) for n in range(_SIZED_ROWS)] if rows >= _SIZED_ROWS else []
+
+
 def size_cuts(values: torch.Tensor) -> tuple[int, ...]:
     """Columns at which the size of a tensor's values changes, so that a cell holds values of like size.
 
-    values: [N, W] of a floating dtype. A column's size is its median magnitude in 17 rows spread over the tensor, which
+    values: [n, W], the rows of `sized_rows`, any floating dtype. A column's size is its median magnitude, which
     outliers of a few rows do not move; a cut is where it changes by more than FEW_VALUES, which chance does not do in
-    so many rows. None for fewer rows, for rows over 2^20 columns, and where more than 64 cuts say that neighbouring
+    so many rows. None for no rows, for more than 2^16 columns, and where more than 64 cuts say that neighbouring
     columns have no size in common.
     """
-    rows, width = values.shape
-    if rows < _SIZED_ROWS or not 1 < width <= _SIZED_WIDTH:
+    if not len(values) or not 1 < values.shape[1] <= _SIZED_WIDTH:
         return ()
-    at = torch.linspace(0, rows - 1, _SIZED_ROWS).long().tolist()
-    picked = torch.stack([values[row].to(torch.float32) for row in at]).abs_().nan_to_num_(nan=0.0)
-    size = picked.median(0).values.numpy()
+    size = values.to(torch.float32).abs().nan_to_num_(nan=0.0).median(0).values.cpu().numpy()
     larger, smaller = np.maximum(size[1:], size[:-1]), np.minimum(size[1:], size[:-1])
-    found = 1 + np.flatnonzero(larger > FEW_VALUES * smaller)
+    found = 1 + np.flatnonzero(larger / FEW_VALUES > smaller)
     return tuple(found.tolist()) if len(found) <= _MOST_CUTS else ()
 
 

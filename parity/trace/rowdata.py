@@ -25,6 +25,7 @@ FIELDS: dict[str, type[np.signedinteger[Any]]] = {
     "row": np.int64,
 }
 REQUIRED = ("request", "position")
+FORMS = ("constant", "start", "tensor")
 MAX_ROWS = 2**24
 """Most rows of one capture: sixteen million (token, slot) pairs of one step."""
 MAX_RANGE_BYTES = 2**30
@@ -90,7 +91,7 @@ class RowReader:
 
     def _field(self, value: Any, dtype: type[Any], *, shard: str, count: int, place: str) -> NDArray[Any]:
         limit = int(np.iinfo(dtype).max)
-        if isinstance(value, Mapping) and count <= MAX_ROWS:
+        if isinstance(value, Mapping) and count <= MAX_ROWS and sum(form in value for form in FORMS) == 1:
             start, constant = value.get("start"), value.get("constant")
             if is_count(constant) and constant <= limit:
                 # A zero-stride view: a constant costs no memory, whatever number of rows the shape claims.
@@ -109,7 +110,7 @@ class RowReader:
                     value = f"{entry.dtype} of shape {entry.shape}"
         raise TraceError(
             place=place,
-            expected=f"a constant, a range or an integer tensor of {count} rows (at most {MAX_ROWS}), none negative, "
+            expected=f"one of: a constant, range, integer tensor of {count} rows (at most {MAX_ROWS}), none negative, "
             f"up to {limit}",
             found=repr(value)[:200],
             next_step="See docs/trace-format.md, section Rows.",
