@@ -72,8 +72,8 @@ def ranking_table(comparisons: tuple[Comparison, ...], *, top: int, width: int =
 
 
 def slice_words(c: Comparison) -> str:
-    """The worst slice and the metric that says so; for what was not measured, why."""
-    if not c.worst or c.verdict.value == "NONFINITE":
+    """The worst slice and the metric that says so; for what was not measured or not cleared, why."""
+    if not c.worst or c.verdict.value in ("NONFINITE", "NO_POWER"):
         return c.reason
     if c.verdict.value == "MATCH":
         return ""

@@ -6,16 +6,18 @@ Each was written with its verdict before it was run. `wrong` must be called a di
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
-from parity.compare import compare_files
+from parity.compare import Outcome, compare_files, show_outcome
 from parity.floor import derive_floor
-from parity.records import Comparison
+from parity.records import Comparison, Summary
 
 T = torch.Tensor
 Pair = tuple[T, T]
@@ -464,3 +466,16 @@ def test_verdicts(compared, expected, floor, make):
         else:
             assert not record.verdict.healthy, record.verdict
         assert compared(one, other, None).verdict.healthy == (record.verdict.value == "MATCH")
+
+
+def test_a_block_that_was_not_cleared_is_named_in_the_table(compared):
+    x = noise(64, 1024)
+    x[9, :128] *= 1e5
+    record = compared(*planted(lambda v: put(v, np.s_[9, 256:384], 0.0), x), "bfloat16")
+    assert record.verdict.value == "NO_POWER"
+    assert record.whole["rows_beside"] == 1
+    console = Console(width=140, record=True, file=io.StringIO())
+    show_outcome(Outcome(Summary(("x",), (record,)), derive_floor("bfloat16")), console)
+    said = " ".join(console.export_text().split())
+    assert "columns 256..384 of row 9 differ by" in said
+    assert Outcome(Summary(("x",), (record,)), derive_floor("bfloat16")).exit_code == 2
