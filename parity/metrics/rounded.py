@@ -104,6 +104,8 @@ def fold_rounded(
         column_counts[names] += more_counts
         across[names] += more_sums[..., [FOURTH, LEVER]]
         again[here] = repeats.factor(sums[here, 1], sums[here, FOURTH])
+        if not (again[here] > 1).any():
+            continue
         repeated = here.start + np.flatnonzero((again[here] > 1) & (sums[here, FOURTH] > 0) & (groups_of[here] >= 0))
         if len(repeated):  # rare: their cells are measured again, and weigh more
             cell_sums, _ = native_cells(kernel, oracle[repeated], sut[repeated], edges, bound=bound, threads=threads)
