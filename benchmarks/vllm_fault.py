@@ -21,11 +21,11 @@ from parity.demo import FIXTURES
 from parity.floor import Floor
 from parity.promptfile import read_prompt
 from parity.records import Summary, as_json
-from parity.runner import Request, open_runner
+from parity.runner import Request, open_runner, opened
 from parity_oracles.vllm.compare import Compared, compare_engine
 
 PARAMETER = "model.layers.{layer}.mlp.experts.routed_experts.w2_weight"
-FLOORS = {"float32": "fp32.json", "bfloat16": "bf16_vllm.json"}
+DTYPES = ("bfloat16", "float32")
 
 
 def told(found: Compared, floor: Floor) -> dict[str, Any]:
@@ -72,8 +72,8 @@ def climbed(found: Investigation) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=FIXTURES / "models" / "moe-tiny")
-    parser.add_argument("--dtype", choices=sorted(FLOORS), default="float32")
-    parser.add_argument("--floor", type=Path, help="default: the shipped one of that dtype")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--floor", type=Path, help="default: the shipped one of the recipe that the engine states")
     parser.add_argument("--layer", type=int, default=2)
     parser.add_argument("--expert", type=int, default=5)
     parser.add_argument("--factor", type=float, default=1.05)
@@ -88,19 +88,20 @@ def main() -> None:
     parser.add_argument("--climb", type=Path, help="folder for the investigations; without, none is made")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    asked.floor = asked.floor or FIXTURES / "floors" / FLOORS[asked.dtype]
     files = sorted((FIXTURES / "prompts").glob("short-*.json"))[:2]
     prompts = [read_prompt(file) for file in files]
     requests = [Request(prompt.name, prompt.ids[: asked.tokens]) for prompt in prompts]
     options = {"dtype": asked.dtype, "max_model_len": 512, **parse_options(asked.option)}
-    floor, oracle = Floor.load(asked.floor), open_runner(f"hf:{asked.model}")
-    case = Case(
-        f"vllm:{asked.model}", f"hf:{asked.model}", requests[0], second=requests[1], emulation=f"recipe:{asked.model}",
-        floor=None if asked.calibrate else str(asked.floor), calibrate=tuple(map(str, asked.calibrate)),
-        sut_options=options, model=str(asked.model),
-    )  # fmt: skip
+    oracle = open_runner(f"hf:{asked.model}")
     content: dict[str, Any] = {}
-    with open_runner(f"vllm:{asked.model}", **options) as engine:
+    with opened(f"vllm:{asked.model}", **options) as engine:
+        asked.floor = asked.floor or FIXTURES / "floors" / f"{engine.describe().recipe.name}.json"
+        floor = Floor.load(asked.floor)
+        case = Case(
+            f"vllm:{asked.model}", f"hf:{asked.model}", requests[0], second=requests[1],
+            emulation=f"recipe:{asked.model}", floor=None if asked.calibrate else str(asked.floor),
+            calibrate=tuple(map(str, asked.calibrate)), sut_options=options, model=str(asked.model),
+        )  # fmt: skip
 
         def examine(name: str) -> Compared:
             found = compare_engine(oracle=oracle, sut=engine, requests=requests, floor=floor, isolated=True)

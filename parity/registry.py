@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -24,6 +25,19 @@ def open_runner(spec: str, **options: Any) -> Any:
     """
     opener, model = find_opener(spec)
     return opener(model, **fit_options(opener, options, place=f"runner {spec.partition(':')[0]}"))
+
+
+@contextmanager
+def opened(spec: str, **options: Any) -> Iterator[Any]:
+    """A runner for the length of a `with`: opened as `open_runner` does, closed at the end, by an error too, where it
+    holds something to close (an engine, a process)."""
+    runner = open_runner(spec, **options)
+    try:
+        yield runner
+    finally:
+        close = getattr(runner, "close", None)
+        if close is not None:
+            close()
 
 
 def fit_options(opener: Callable[..., Any], options: Mapping[str, Any], *, place: str) -> dict[str, Any]:

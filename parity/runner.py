@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from parity.errors import RunnerError, UsageError
 from parity.records import Capture, Environment, Lineage, Recipe, Rows
-from parity.registry import load, open_runner, registered
+from parity.registry import load, open_runner, opened, registered
 from parity.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = [
     "check_schedule",
     "load",
     "open_runner",
+    "opened",
     "registered",
 ]
 

@@ -11,7 +11,7 @@ import torch
 
 from parity.errors import RunnerError, UsageError
 from parity.registry import fit_options
-from parity.runner import Request, Schedule, check_requests, open_runner
+from parity.runner import Request, Schedule, check_requests, open_runner, opened
 
 MODEL = Path(__file__).resolve().parent.parent / "fixtures/models/moe-tiny"
 
@@ -106,3 +106,33 @@ def test_an_order_that_is_none_is_refused(order: Any):
 def test_a_runner_that_is_none_is_refused(spec: str):
     with pytest.raises(RunnerError):
         open_runner(spec)
+
+
+class Holding:
+    """A runner that holds an engine."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def open_holding(model: str) -> Holding:
+    return Holding()
+
+
+def open_plain(model: str) -> list[str]:
+    """A runner that holds nothing has nothing to close."""
+    return [model]
+
+
+def test_a_runner_is_closed_at_the_end_of_its_with_after_an_error_too():
+    with opened(f"{__name__}.open_holding:x") as kept:
+        assert not kept.closed
+    assert kept.closed == 1
+    with pytest.raises(ZeroDivisionError), opened(f"{__name__}.open_holding:x") as kept:
+        _ = 1 / 0
+    assert kept.closed == 1
+    with opened(f"{__name__}.open_plain:x") as plain:
+        assert plain == ["x"]

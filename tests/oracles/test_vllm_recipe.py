@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from parity.errors import ConfigError
 from parity.floor import Floor
 from parity.ladder.calibrate import Opening, calibrate_apart
 from parity.ladder.replay import Replay
+from parity.promptfile import read_prompt
 from parity.records import Verdict
 from parity.runner import CapturePlan, Graft, Request
 from parity.trace import MemoryTrace, Trace
 from parity_oracles.recipes.runner import RecipeRunner, open_runner
 from parity_oracles.recipes.vllm import INSIDE
 
+ROOT = Path(__file__).resolve().parents[2] / "fixtures"
 REQUEST = Request("a", tuple(number * 7 % 211 for number in range(40)))
 Stages = dict[tuple[int | None, str], torch.Tensor]
 
@@ -157,3 +160,64 @@ def test_a_floor_of_any_recipe_can_have_stages_hidden(folder: str, trace: Trace)
     assert down.over_floor is not None or down.verdict is Verdict.MATCH
     with pytest.raises(ConfigError, match=r"moe\.gates"):
         open_runner(folder, hide="moe.gates")
+
+
+def test_norms_of_the_kernels_for_gpus_round_once_and_take_the_rounded_residual(
+    folder: str, stages_of: Callable[..., Stages]
+) -> None:
+    """Written out apart from the recipe's functions: in fp32 throughout, of the residual as it is kept."""
+    runner = open_runner(folder, recipe="bf16_vllm_cuda")
+    seen = stages_of(runner.forward([REQUEST], capture=CapturePlan()))
+
+    def normed(x: torch.Tensor, weight: str, layer: int) -> torch.Tensor:
+        x = x.float()
+        scale = torch.rsqrt((x * x).mean(-1, keepdim=True) + runner.hyper.rms_eps)
+        return (x * scale * runner.weights.norm(layer, weight).float()).bfloat16()
+
+    for number in (0, 1):
+        assert torch.equal(
+            seen[number, "mlp.norm"], normed(seen[number, "resid.mid"], "post_attention_layernorm", number)
+        )
+        assert torch.equal(seen[number, "attn.q_norm"], normed(seen[number, "attn.q"], "self_attn.q_norm", number))
+    assert torch.equal(seen[1, "attn.norm"], normed(seen[0, "resid.out"], "input_layernorm", 1))
+    assert runner.describe().recipe.name == "bf16_vllm_cuda"
+    assert not INSIDE & set(runner.describe().stages)
+
+
+def test_orders_that_go_step_by_step_round_a_norm_twice_there_too(folder: str) -> None:
+    """What versions of the kernels do that multiply the gain in its own dtype; either is judged to be vLLM."""
+    oracle = open_runner(folder, recipe="fp32")
+    over = {}
+    for recipe, order in (("bf16_vllm_cuda", 0), ("bf16_vllm_cuda", 8), ("bf16_vllm", 0)):
+        runner = open_runner(folder, recipe=recipe, order=order)
+        site = Replay(runner.forward([REQUEST], capture=CapturePlan()), oracle).site(0, "attn.q_norm")
+        assert site.sut is not None
+        assert site.oracle is not None
+        over[recipe, order] = float((site.sut.tensor.float() - site.oracle).norm() / site.oracle.norm())
+    # One rounding to BF16 of numbers of any mantissa is 2^-9 * 0.85 of their norm, two are sqrt(2) of it.
+    assert over["bf16_vllm_cuda", 0] == pytest.approx(0.85 * 2**-9, rel=0.1)
+    assert over["bf16_vllm_cuda", 8] == pytest.approx(0.85 * 2**-8.5, rel=0.1)
+    assert over["bf16_vllm", 0] == pytest.approx(0.85 * 2**-8.5, rel=0.1)
+
+
+@pytest.mark.parametrize(("recipe", "seen"), [("bf16_vllm", False), ("bf16_vllm_cuda", True)])
+def test_a_norm_that_rounds_elsewhere_than_its_recipe_is_seen_by_distance(recipe: str, seen: bool) -> None:
+    """The CPU's recipe rounds before the gain in every order: by its floor kernels that do not are not it, and nothing
+    else of theirs is over."""
+    model = ROOT / "models/moe-tiny"
+    request = read_prompt(ROOT / "prompts/short-multiprocessing-spawn-128.json").request
+    run = open_runner(str(model), recipe=recipe).forward([request], capture=CapturePlan(layers=(0,)))
+    assert isinstance(run, MemoryTrace)
+    stated = open_runner(str(model), recipe="bf16_vllm").describe().recipe
+    named = MemoryTrace(replace(run.run, recipe=stated), run.captures, {c.number: run.tensor(c) for c in run.captures})
+    replay, floor = Replay(named, open_runner(str(model), recipe="fp32")), Floor.load(ROOT / "floors/bf16_vllm.json")
+    stages = ("attn.norm", "attn.q_norm", "attn.k_norm", "mlp.norm", "attn.out", "moe.experts")
+    over = {
+        stage
+        for stage in stages
+        for one in replay.judge(replay.site(0, stage), floor=floor)
+        if one.verdict is Verdict.EXCEEDS_FLOOR
+    }
+    assert over <= {"attn.norm", "attn.q_norm", "attn.k_norm"}  # the first with no residual, the others by head
+    assert ({"attn.q_norm", "attn.k_norm"} <= over) is seen
+    assert seen or not over

@@ -9,7 +9,7 @@ import torch
 from parity.errors import UsageError
 from parity.records import Recipe
 from parity_oracles.recipes.ggml import ggml_recipe
-from parity_oracles.recipes.vllm import INSIDE
+from parity_oracles.recipes.vllm import CARRIED, CARRIED_ON_GPU, INSIDE
 
 BLOCK = 128
 """Rows and columns of a weight scale's block, and columns of an activation scale's group."""
@@ -29,7 +29,7 @@ class Arithmetic:
     products, a norm before its gain, silu before its product, router logits, routing weights and logits as well.
     materialized: attention too, its scores, scaled scores and probabilities; else it is a fused core, as in the others.
     Source: transformers' modeling_qwen3_moe.py and modeling_llama.py, operation by operation.
-    vllm: as vLLM's kernels round; see parity_oracles/recipes/vllm.py.
+    vllm: as vLLM's kernels round, and gpu: those for GPUs; see parity_oracles/recipes/vllm.py.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Arithmetic:
     torch: bool = False
     materialized: bool = False
     vllm: bool = False
+    gpu: bool = False
 
     @property
     def exact(self) -> bool:
@@ -68,6 +69,11 @@ class Arithmetic:
     def inside(self) -> frozenset[str]:
         """Stages that an engine of this recipe cannot show: they live inside one kernel."""
         return INSIDE if self.vllm else frozenset()
+
+    @property
+    def carried(self) -> frozenset[str]:
+        """Stages that are shown rounded and that the same kernel hands on unrounded."""
+        return (CARRIED_ON_GPU if self.gpu else CARRIED) if self.vllm else frozenset()
 
     def recipe(self, weights: str) -> Recipe:
         """The record of this recipe over weights stored as `weights`."""
@@ -98,6 +104,7 @@ ARITHMETICS = {
         Arithmetic("bf16_torch", torch.float32, torch.bfloat16, "bf16", torch=True, materialized=True),
         Arithmetic("bf16_torch_sdpa", torch.float32, torch.bfloat16, "bf16", torch=True),
         Arithmetic("bf16_vllm", torch.float32, torch.bfloat16, "bf16", vllm=True),
+        Arithmetic("bf16_vllm_cuda", torch.float32, torch.bfloat16, "bf16", vllm=True, gpu=True),
         *(_ggml(weights, kv, False) for weights in ("f32", "bf16", "q8_0") for kv in ("f32", "f16")),
         *(_ggml(weights, "f16", True) for weights in ("f32", "bf16", "q8_0")),
     )

@@ -21,7 +21,7 @@ from parity_oracles.preview import preview
 from parity_oracles.recipes.arithmetic import ORDERS, Arithmetic, Order, arithmetic
 from parity_oracles.recipes.attention import QUERY_ROWS
 from parity_oracles.recipes.stages import STAGES, Call
-from parity_oracles.recipes.vllm import CARRIED, TAKES
+from parity_oracles.recipes.vllm import TAKES
 from parity_oracles.recipes.weights import Weights
 
 REPLAYED_ROWS = QUERY_ROWS
@@ -84,7 +84,7 @@ class RecipeRunner(Oracle):
                 inputs[name] = _extended(cache, layer, name, inputs[name])
             if stage.name == "logits" and last_only:
                 inputs = {name: x[-1:] for name, x in inputs.items()}
-            keep = stage.name in CARRIED and self.arithmetic.vllm and not self.order.stepwise
+            keep = stage.name in self.arithmetic.carried and not self.order.stepwise
             given = (stage.name, layer, inputs, positions, self.arithmetic, self.order)
             kept = self.compute(*given, keep=True) if keep else self.compute(*given)
             out = self.arithmetic.leave(kept) if keep else kept

@@ -8,7 +8,6 @@ verdict (no floor, or not everything could be judged), or a refusal.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from parity.ladder.replay import Replay
 from parity.ladder.sweep import sweep_against
 from parity.promptfile import read_prompt
 from parity.records import Comparison, Summary, Verdict
-from parity.runner import CapturePlan, Graft, Request, Schedule, open_runner
+from parity.runner import CapturePlan, Graft, Request, Schedule, open_runner, opened
 from parity.trace import Trace
 
 CHOICE = "moe.topk_ids"
@@ -153,24 +152,22 @@ def main(
 
     Example: python -m parity_oracles.vllm.compare MODEL --oracle hf:MODEL --prompts FILE --floor FLOOR
     """
-    opened = open_floor(floor)
+    known = open_floor(floor)
     requests = [Request(r.name, r.ids, cached) for r in read_prompts(prompts, model, most=longest)]
     options: dict[str, Any] = {"dtype": dtype, **parse_options(option)}
     options |= {"prefix_caching": True} if cached else {}
-    with contextlib.ExitStack() as stack:
-        sut = open_runner(f"vllm:{model}", **options)
-        stack.callback(sut.close)
+    with opened(f"vllm:{model}", **options) as sut:
         found = compare_engine(
             oracle=open_runner(oracle, **parse_options(oracle_option, place="--oracle-option")),
             sut=sut,
             requests=requests,
             schedule=Schedule(chunk=chunk, decode=decode),
-            floor=opened,
+            floor=known,
             free=free,
             isolated=isolated and not cached,
             out=out,
         )
-    outcome = Outcome(found.summary, opened, found.sut.run.family)
+    outcome = Outcome(found.summary, known, found.sut.run.family)
     if as_json:
         print_json({
             **outcome.as_json(),

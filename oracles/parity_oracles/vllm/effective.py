@@ -11,6 +11,12 @@ SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 ROUNDING = {"bf16": "bf16_vllm"}
 """Recipes that say where vLLM's kernels round, by the dtype of the model."""
 
+ON_GPU = {"bf16_vllm": "bf16_vllm_cuda"}
+"""The same where its norms are those of `GPU_KERNELS`."""
+
+GPU_KERNELS = "vllm_c"
+"""vLLM's name for its own compiled implementation of an operation; norms have it on GPUs alone."""
+
 
 def effective_hyper(model: Any, config: Any, family: str) -> dict[str, Any]:
     """Hyper-parameters by the names of the other runners, as the model's modules hold them.
@@ -55,7 +61,8 @@ def recipe_of(config: Any) -> Recipe:
     """The precision recipe as vLLM states it: formats of weights, activations and cache.
 
     A quantized model is named by vLLM's name of the method; a block-scaled FP8 checkpoint is `fp8_block`. In BF16 it is
-    `bf16_vllm` (parity_oracles/recipes/vllm.py).
+    `bf16_vllm`, or `bf16_vllm_cuda` where vLLM names its kernels for GPUs first for norms (a model that it compiles has
+    native ones there, too): see parity_oracles/recipes/vllm.py.
     """
     model = config.model_config
     dtype = str(model.dtype).removeprefix("torch.")
@@ -65,5 +72,12 @@ def recipe_of(config: Any) -> Recipe:
     quantized = model.quantization
     section = getattr(model.hf_text_config, "quantization_config", None) or {}
     own = ROUNDING.get(short, short)
+    own = ON_GPU.get(own, own) if _norms_by(config) == GPU_KERNELS else own
     name = "fp8_block" if quantized == "fp8" and section.get("weight_block_size") else quantized or own
     return Recipe(name, quantized or short, quantized or short, short, "fp32", cache, short)
+
+
+def _norms_by(config: Any) -> str | None:
+    """The implementation of norms that vLLM takes first, by its name for it; None in versions that do not say."""
+    priority = getattr(getattr(config, "kernel_config", None), "ir_op_priority", None)
+    return next(iter(getattr(priority, "rms_norm", ())), None)

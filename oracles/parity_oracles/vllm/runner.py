@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -65,6 +65,7 @@ class VllmRunner:
         found = match_map(self.map, self._offered(), layers=self.hyper["layers"])
         self.tap = Tap(engine.model, found, sizes_of(self.hyper))
         self._made = 0
+        self._closed = False
 
     def _offered(self) -> list[str]:
         names = [HEAD]
@@ -179,8 +180,16 @@ class VllmRunner:
         return Generation(tuple(made), None, {"greedy": True})
 
     def close(self) -> None:
-        """End the engine."""
-        self.engine.close()
+        """End the engine; nothing where it has been ended."""
+        if not self._closed:
+            self._closed = True
+            self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def scale_parameter(self, name: str, index: int, factor: float) -> None:
         """Multiply entry `index` of the first axis of a parameter as the engine holds it, in place: a planted fault.

@@ -186,3 +186,13 @@ def test_stages_of_a_compiled_model_are_said_to_be_out_of_sight(toy):
     trace = runner.forward([Request("a", A)], capture=PLAN)
     assert {c.stage for c in trace.captures} == {"logits"}
     assert runner.unobservable["attn.q"].startswith("compiled")
+
+
+def test_the_engine_is_ended_once_with_the_block_that_opened_it(toy):
+    runner, ended = toy(), []
+    runner.engine.close = lambda: ended.append(1)
+    with runner as same:
+        assert same is runner
+        assert not ended
+    runner.close()
+    assert ended == [1]

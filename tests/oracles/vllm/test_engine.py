@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from parity_oracles.vllm.effective import recipe_of
 from parity_oracles.vllm.engine import Engine
 from parity_oracles.vllm.inside import Inside
 
@@ -87,3 +89,26 @@ def test_a_prompt_is_given_no_more_rows_than_a_chunk_whether_alone_or_not(waitin
     assert scheduler.max_num_scheduled_tokens == 100
     assert scheduler.adaptive_long_prefill_threshold
     assert not scheduler.scheduler_config.long_prefill_token_threshold
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "norms", "name"),
+    [
+        (torch.bfloat16, None, ["native"], "bf16_vllm"),  # a CPU, or a model that is compiled
+        (torch.bfloat16, None, ["vllm_c", "native"], "bf16_vllm_cuda"),
+        (torch.bfloat16, None, ["oink", "vllm_c", "native"], "bf16_vllm"),
+        (torch.bfloat16, None, None, "bf16_vllm"),  # a version that does not say
+        (torch.float32, None, ["vllm_c", "native"], "fp32"),
+        (torch.bfloat16, "fp8", ["vllm_c", "native"], "fp8"),
+    ],
+)
+def test_the_recipe_names_the_kernels_that_the_engine_says_it_takes_for_norms(
+    dtype: torch.dtype, quantization: str | None, norms: list[str] | None, name: str
+):
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(dtype=dtype, quantization=quantization, hf_text_config=SimpleNamespace()),
+        cache_config=SimpleNamespace(cache_dtype="auto"),
+    )
+    if norms is not None:
+        config.kernel_config = SimpleNamespace(ir_op_priority=SimpleNamespace(rms_norm=norms))
+    assert recipe_of(config).name == name
