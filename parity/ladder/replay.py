@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-import numpy as np
 import torch
 
 from parity.align import Aligned, align
@@ -168,12 +167,11 @@ class Replay:
         ids = self.trace.run.requests[request]
         if stage == "embed.out":
             return {"ids": torch.tensor(ids)[torch.from_numpy(sut.position)]}
-        node = self.family.stage(stage)
-        if node.state and not np.array_equal(sut.position, np.arange(sut.position[-1] + 1)):
-            return (
-                f"it reads the positions before its own, and the trace holds {sut.position[0]}..{sut.position[-1]} only"
-            )
-        hidden = self._hidden(stage)
+        node, hidden = self.family.stage(stage), self._hidden(stage)
+        remembers = any(one.state for one in (*hidden, node))
+        first, last = int(sut.position[0]), int(sut.position[-1])
+        if remembers and first:
+            return f"it reads the positions before its own, and the trace holds {first}..{last} only"
         names = dict.fromkeys(name for one in (*hidden, node) for name in one.inputs)
         for one in hidden:
             del names[one.name]
@@ -183,10 +181,13 @@ class Replay:
         if missing:
             return "not in the SUT's trace: " + ", ".join(missing)
         held = {name: aligned for name, aligned in found.items() if aligned is not None}
-        other = [site_name(*places[n]) for n, a in held.items() if not np.array_equal(a.position, sut.position)]
+        # Engines that need the logits of the last row alone compute no others: of the norm before, that row is read.
+        ends = {name: (int(one.position[0]), int(one.position[-1])) for name, one in held.items()}
+        other = [n for n, (a, b) in ends.items() if not (a <= first and last <= b) or (remembers and b != last)]
         if other:
-            return "captured at other positions than the stage itself: " + ", ".join(other)
-        return {name: aligned.tensor for name, aligned in held.items()}
+            names = ", ".join(site_name(*places[name]) for name in other)
+            return "captured at other positions than the stage itself: " + names
+        return {name: one.tensor[first - ends[name][0] : last + 1 - ends[name][0]] for name, one in held.items()}
 
     def sites(self) -> Iterator[ReplayedSite]:
         """Every site of the model in order of computation, of the one request."""
