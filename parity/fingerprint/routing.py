@@ -19,8 +19,15 @@ from parity.fingerprint.record import Fingerprint
 from parity.records import Slice
 
 BF16_STEP = 2.0**-7
-"""Relative distance of neighbouring bf16 numbers. Without a floor a margin of one such step of the row's largest logit
-counts as a tie: two logits, each half a step off."""
+"""Relative distance of neighbouring bf16 numbers. Of logits that are not the ones chosen from, and without a floor, a
+margin of one such step of the row's largest logit counts as a tie: two logits, each half a step off."""
+
+TIED_STEPS = 8.0
+"""Units of fp32's eps, of the row's largest logit or of 1, by which two shares of a softmax may come out in the order
+that their logits do not have. A share is exponential, sum and quotient of a logit less the maximum: 2.5 units of 1 and
+1 of the largest (the difference is up to twice that, rounded by half a unit) on either side, 7 between the two. A
+router that compares in fp32 what it computed is within that; one whose keys are coarser chooses experts that its logits
+do not give."""
 
 TEMPERATURE = "softmax over the chosen experts, at another temperature"
 
@@ -40,12 +47,16 @@ def detect_router(field: ErrorField) -> Fingerprint | None:
     """Read flips of `moe.topk_ids` against the logits that they were chosen from.
 
     Logits: the input `moe.router_logits`, else the related one. A flip is a near-tie when its margin (what the logits
-    would have to move) is at most the noise of the row: `field.noise`, or one step of bf16, times its largest logit.
-    score: the share of flipped tokens of the kind named, which is the more frequent one.
+    would have to move) is at most what rounding explains. The SUT chose from its own logits, the input: of these it is
+    the rounding of a comparison (TIED_STEPS), and that of the logits where they are shown narrower than fp32. Of others
+    it is the noise of the row: `field.noise`, or one step of bf16, times its largest logit.
+    score: the share of flipped tokens of the kind named, which is the more frequent one. Near-ties of the SUT's own
+    logits are no error at all: where there are other flips, only these are to be explained, and all of them are.
     """
     if not field.ids or field.stage != "moe.topk_ids" or not field.tokens:
         return None
-    logits = field.inputs.get("moe.router_logits", field.related.get("moe.router_logits"))
+    own = field.inputs.get("moe.router_logits")
+    logits = field.related.get("moe.router_logits") if own is None else own
     known = logits is not None and logits.ndim == 2 and len(logits) == field.tokens
     scores = logits.detach().to("cpu", torch.float64).numpy() if known and logits is not None else None
     ids = [t.detach().cpu().numpy() for t in (field.oracle, field.sut)]
@@ -63,14 +74,20 @@ def detect_router(field: ErrorField) -> Fingerprint | None:
         "top_k": routing.top_k,
     }
     if scores is None:
-        return None if overlap > (routing.top_k + chance) / 2 else _wrong(field, 1.0, numbers, flipped)
+        return None if overlap > (routing.top_k + chance) / 2 else _wrong(field, 1.0, numbers, np.flatnonzero(flipped))
     largest = np.nan_to_num(np.abs(scores[flipped]), nan=0.0, posinf=0.0, neginf=0.0).max(1)
     margin = routing.margin[flipped]
-    near = margin <= (BF16_STEP if field.noise is None else field.noise) * largest
+    if own is None:
+        limit = (BF16_STEP if field.noise is None else field.noise) * largest
+    else:
+        fine = torch.finfo(torch.float32).eps
+        shown = torch.finfo(own.dtype).eps if own.is_floating_point() else 0.0
+        limit = TIED_STEPS * fine * np.maximum(largest, 1.0) + (shown if shown > fine else 0.0) * largest
+    near = margin <= limit
     numbers |= {"near_ties": int(near.sum()), "largest_margin": float(np.nanmax(margin, initial=0.0))}
     share = float(near.mean())
-    if share < LEAST_SHARE:
-        return _wrong(field, 1 - share, numbers, flipped)
+    if share < (1.0 if own is not None else LEAST_SHARE):
+        return _wrong(field, 1 - share if own is None else 1.0, numbers, np.flatnonzero(flipped)[~near])
     sentence = (
         f"{flipped.sum()} of {field.tokens} tokens chose other experts, {near.sum()} of them where "
         f"the logits lie within "
@@ -81,10 +98,10 @@ def detect_router(field: ErrorField) -> Fingerprint | None:
     return Fingerprint(ROUTER_NEAR_TIE, share, numbers, sentence, Slice())
 
 
-def _wrong(field: ErrorField, score: float, numbers: dict, flipped: np.ndarray) -> Fingerprint:
-    at = field.row_position[np.flatnonzero(flipped)]
+def _wrong(field: ErrorField, score: float, numbers: dict, tokens: np.ndarray) -> Fingerprint:
+    at = field.row_position[tokens]
     sentence = (
-        f"{flipped.sum()} of {field.tokens} tokens have experts that their logits do not give: "
+        f"{len(tokens)} of {field.tokens} tokens have experts that their logits do not give: "
         f"{numbers['mean_overlap']:.2f}"
         f" of {numbers['top_k']} experts in common on average, {numbers['overlap_by_chance']:.2f} by chance."
     )

@@ -336,14 +336,23 @@ def routed_by(lab: Any, function: Callable[[torch.Tensor], torch.Tensor], whole:
     return weights / weights.sum(1, keepdim=True) if whole else weights
 
 
-def flipped_by_ties(lab: Any) -> Any:
+def flipped_by_ties(lab: Any, margin: float = 2.0**-22) -> Any:
+    """Every ninth token takes the next best expert, whose logit is below that of the last chosen by `margin` of it."""
     logits, ids = lab.tensors["moe.router_logits"].clone(), lab.tensors["moe.topk_ids"].clone()
     order = logits.argsort(1, descending=True)
     tied = torch.arange(0, lab.size.T, 9)
     value = logits[tied, order[tied, lab.size.S - 1]]
-    logits[tied, order[tied, lab.size.S]] = value * (1 - 1e-3 * value.sign())
+    logits[tied, order[tied, lab.size.S]] = value * (1 - margin * value.sign())
     ids[tied, lab.size.S - 1] = order[tied, lab.size.S].int()
     return lab.field("moe.topk_ids", ids, inputs={"moe.router_logits": logits})
+
+
+def by_coarse_keys(lab: Any, kept: int = 5) -> Any:
+    """Top-k of keys with `kept` bits of mantissa, ties to the lower expert."""
+    logits = lab.tensors["moe.router_logits"].float()
+    keys = (logits.contiguous().view(torch.int32) & -(1 << (23 - kept))).view(torch.float32)
+    ids = keys.sort(dim=1, descending=True, stable=True).indices[:, : lab.size.S].int()
+    return lab.field("moe.topk_ids", ids)
 
 
 def ids_of_another(lab: Any) -> Any:

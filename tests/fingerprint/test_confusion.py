@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from parity.fingerprint import causes as C
 from tests.fingerprint.plants import (
     Planted,
+    by_coarse_keys,
     by_weight,
     cap_of,
     check_cause,
@@ -297,6 +299,9 @@ T = {
         C.WEIGHTS_NOT_NORMALIZED, lambda lab: lab.field("moe.topk_weights", renormalized(lab))
     ),
     "near ties": Planted(C.ROUTER_NEAR_TIE, flipped_by_ties),
+    "close, and no tie": Planted(C.ROUTER_WRONG_IDS, partial(flipped_by_ties, margin=1e-3)),
+    "ids by coarse keys": Planted(C.ROUTER_WRONG_IDS, by_coarse_keys),
+    "ids by coarser keys": Planted(C.ROUTER_WRONG_IDS, partial(by_coarse_keys, kept=3)),
     "ids of other logits": Planted(C.ROUTER_WRONG_IDS, ids_of_another),
 }  # fmt: skip
 
