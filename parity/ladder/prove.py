@@ -27,7 +27,7 @@ from parity.ladder.calibrate import Opening
 from parity.ladder.replay import Replay
 from parity.ladder.replay_graft import Site, replaced_spans, replay_grafts
 from parity.ladder.reversal import measure_reversal
-from parity.ladder.silent import Silent, direction_of, raised_sites, scores_at
+from parity.ladder.silent import Silent, direction_of, raised_sites, scores_at, shares_left
 from parity.ladder.sweep import oracle_trace, sweep_against
 from parity.process_runner import OnStep
 from parity.records import Finding, Summary, Verdict, site_name, split_site
@@ -252,7 +252,8 @@ def prove(
         silent = Silent(
             added={name: added[name] for name in first},
             direction={name: direction[name] for name in first},
-            healed=scores_at(isolated, [site for site in mended if site[1] not in info.inner]),
+            healed=scores_at(isolated, [site for site in mended if site[1] not in info.inner])
+            | shares_left(trace, healed, oracle=oracle, grafts=grafts),
             adding=tuple(site_name(*site) for site in hidden),
             raised=raised_sites(chained, after_all),
             reversal=measure_reversal(

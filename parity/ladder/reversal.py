@@ -9,6 +9,9 @@ as each was, and d what exact arithmetic makes, further down, of the error that 
 It is 1 where the graft takes out what the sites put in; 0 under the sham, and where nothing reads the tensor that was
 grafted; and it has no direction to lie in, hence no value, where a site adds nothing. Whether what a site adds is an
 error at all is not asked here (`Silent`).
+
+A few tokens can carry all of it: those that an error sends to other experts. As rows they are no sample; there the
+rows must move by what was put in, element for element, to within half of it.
 """
 
 from __future__ import annotations
@@ -36,8 +39,11 @@ from parity.trace import MemoryTrace, Trace
 
 CHOICE = "moe.topk_ids"
 
+WEIGHTS = "moe.topk_weights"
+
 HALF = 0.5
-"""Of the dose: as far from none of it as from all of it."""
+"""Of the dose: as far from none of it as from all of it. Of a distance to the dose too: who is nearer to it than half
+its length stands within 30 degrees of it, and took out more than half of it, whatever the noise is."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,10 @@ class Dose:
     <d, d>)^2 over the sum of its squares. worse: how surely the rows are further from the oracle's with the graft than
     without: their sum in units of the root of their sum of squares, which a sum of symmetric, independent terms exceeds
     by chance exp(-x^2 / 2) (Hoeffding 1963, theorem 2, the signs given the sizes). signal, noise: norms of d and of
-    x - y_x over that of y_x.
+    x - y_x over that of y_x. apart: the norm of what was taken out less d, over that of d. elements: how many d rests
+    on, as `rows`; a direction that has nothing to do with d is within 30 degrees of it, hence less than half apart, by
+    a chance below 2^(1 - elements): a cap of that angle takes less than sin(30 degrees)^(n - 1) of a sphere in n
+    dimensions.
     """
 
     place: str
@@ -59,6 +68,8 @@ class Dose:
     worse: float
     signal: float
     noise: float
+    apart: float = math.inf
+    elements: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ class Reversal:
     @property
     def seen(self) -> tuple[Dose, ...]:
         """The places where the graft surely took out more than half of what the sites put in, in order."""
-        return tuple(dose for dose in self.doses if dose.taken >= self._least(dose))
+        return tuple(dose for dose in self.doses if dose.taken >= self._least(dose) or self._is_near(dose))
 
     @property
     def denied(self) -> tuple[Dose, ...]:
@@ -86,6 +97,10 @@ class Reversal:
     def _least(self, dose: Dose) -> float:
         freedom = int(dose.rows - 1)
         return upper_quantile(LEVEL / len(self.doses), freedom) if freedom >= 1 else math.inf
+
+    def _is_near(self, dose: Dose) -> bool:
+        """Whether what was taken out is less than half apart from what was put in, and that is no chance."""
+        return dose.apart < HALF and dose.elements - 1 >= math.log2(len(self.doses) / LEVEL)
 
     @property
     def holds(self) -> bool:
@@ -137,12 +152,14 @@ def _places(grafts: Sequence[ReplayGraft], graph: Family, sut: Trace) -> list[Si
     """Where it is looked: what reads a grafted stage, the residuals from the first graft on, and the logits."""
     grafted, early = {(one.layer, one.stage) for one in grafts}, {stage.name for stage in graph.prologue}
     layers = sut.run.layers
+    # Of another choice alone the weights say by how much the logits part, and by that the noise of the logits.
+    blurred = {(layer, WEIGHTS) for layer, stage in grafted if stage == CHOICE} - grafted
     first = min(0 if one.stage in early else layers if one.layer is None else one.layer for one in grafts)
     found: list[Site] = []
     for layer, node in graph.sites(layers):
         reads = any(graph.resolve(layer, name, layers=layers) in grafted for name in node.inputs)
         carries = node.name == graph.layer[-1].name and layer is not None and layer >= first
-        if reads or carries or node.name == "logits":
+        if (reads or carries or node.name == "logits") and (layer, node.name) not in blurred:
             found.append((layer, node.name))
     return found
 
@@ -179,6 +196,7 @@ def _dose(place: Site, runs: tuple[Trace, Trace], truths: tuple[Trace, Trace], m
     if not whole.sum() > 0:
         return None
     dose = ((before - after) * d).sum(-1).numpy()
+    fourth = float(d.square().square().sum())
     worse = (after.square().sum(-1) - before.square().sum(-1)).numpy()
     size = float(y_x.norm())
     return Dose(
@@ -189,6 +207,8 @@ def _dose(place: Site, runs: tuple[Trace, Trace], truths: tuple[Trace, Trace], m
         worse=float(worse.sum() / spread) if (spread := np.sqrt(np.square(worse).sum())) > 0 else 0.0,
         signal=float(d.norm()) / size,
         noise=float(before.norm()) / size,
+        apart=float((before - after - d).norm() / d.norm()),
+        elements=float(whole.sum() ** 2 / fourth) if fourth > 0 else 0.0,
     )
 
 

@@ -17,6 +17,7 @@ from parity.ladder.departure import log_chance
 from parity.ladder.prove import Site
 from parity.ladder.replay_graft import replay_grafts
 from parity.ladder.reversal import Dose, Reversal, measure_reversal
+from parity.ladder.silent import shares_left
 from parity.ladder.sweep import oracle_trace, sweep_against
 from parity.runner import CapturePlan, Request
 from parity.stages import QWEN3_MOE
@@ -32,12 +33,18 @@ ORDER = 3
 class OtherOrder(RecipeRunner):
     """A healthy engine whose sums have another order than the emulation's, but for what is planted at sites.
 
-    unread: sites whose tensor is shown, and may be replaced, while the next stages read another.
+    unread: sites whose tensor is shown, and may be replaced, while the next stages read another. inner: stages that it
+    says no graft can replace.
     """
 
-    def __init__(self, model: Path, edits: dict[Site, Edit], unread: Collection[Site]) -> None:
+    def __init__(
+        self, model: Path, edits: dict[Site, Edit], unread: Collection[Site], inner: Collection[str] = ()
+    ) -> None:
         super().__init__(read_checkpoint(model), order=ORDER)
-        self.edits, self.unread = edits, unread
+        self.edits, self.unread, self.inner = edits, unread, frozenset(inner)
+
+    def describe(self) -> Any:
+        return replace(super().describe(), inner=self.inner)
 
     def compute(self, stage: str, layer: int | None, inputs: Any, *rest: Any, **more: Any) -> torch.Tensor:
         out = super().compute(stage, layer, inputs, *rest, **more)
@@ -51,10 +58,12 @@ class OtherOrder(RecipeRunner):
 
 @pytest.fixture(scope="module")
 def attempt(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request) -> Attempt:
-    """attempt(edits, claims, unread=()): the proof of each claim about one engine."""
+    """attempt(edits, claims, unread=(), inner=()): the proof of each claim about one engine."""
 
-    def run(edits: dict[Site, Edit], claims: list[list[Site]], unread: Collection[Site] = ()) -> list[Proof]:
-        engine = OtherOrder(fp8_model, edits, unread)
+    def run(
+        edits: dict[Site, Edit], claims: list[list[Site]], unread: Collection[Site] = (), inner: Collection[str] = ()
+    ) -> list[Proof]:
+        engine = OtherOrder(fp8_model, edits, unread, inner)
         trace = engine.forward([request_160], capture=CapturePlan())
         truth = oracle_trace(oracle, trace)
         given = {
@@ -126,6 +135,62 @@ def test_a_tensor_that_nothing_reads_is_not_proved(attempt: Attempt):
     assert not proof.silent.reversal.seen
 
 
+def through_e4m3(model: Path, layer: int) -> Edit:
+    weight = read_checkpoint(model).weight(f"model.layers.{layer}.mlp.gate.weight").to(torch.float8_e4m3fn).float()
+    return lambda out, inputs: inputs["mlp.norm"].float() @ weight.T
+
+
+@pytest.mark.parametrize(("layer", "inner"), [(0, ("moe.router_logits",)), (1, ("moe.router_logits",)), (1, ())])
+def test_wrong_logits_of_the_router_are_proved_inside_its_kernel_too(
+    attempt: Attempt, fp8_model: Path, layer: int, inner: tuple[str, ...]
+):
+    """Few tokens go to other experts and carry nearly all of what arrives further down."""
+    site: Site = (layer, "moe.router_logits")
+    (proof,) = attempt({site: through_e4m3(fp8_model, layer)}, [[site]], inner=inner)
+    assert not proof.cleared, "no chained floor sees it"
+    assert proof.silent is not None
+    assert set(proof.silent.healed) == {f"L0{layer}.moe.topk_weights" if inner else f"L0{layer}.moe.router_logits"}
+    assert proof.proved, proof.silent
+
+
+def test_what_is_left_of_a_stage_inside_a_kernel_is_told_where_its_grafts_go(
+    fp8_model: Path, oracle: Any, request_160: Request
+):
+    site: Site = (1, "moe.router_logits")
+    engine = OtherOrder(fp8_model, {site: through_e4m3(fp8_model, 1)}, (), inner={site[1]})
+    grafts = replay_grafts(
+        [site], graph=QWEN3_MOE, layers=2, inner={site[1]}, oracle=Opening(f"recipe:{fp8_model}"), recipe="fp8_block"
+    )
+    faulty, healed = (engine.forward([request_160], capture=CapturePlan(), graft=graft) for graft in ([], grafts))
+    left = shares_left(faulty, healed, oracle=oracle, grafts=grafts)
+    assert left == {"L01.moe.topk_weights": pytest.approx(0.0, abs=1e-3)}
+    # Nothing was mended: all of it is left, twice the half that is allowed.
+    assert shares_left(faulty, faulty, oracle=oracle, grafts=grafts) == {"L01.moe.topk_weights": 2.0}
+    (worse,) = shares_left(healed, faulty, oracle=oracle, grafts=grafts).values()
+    assert worse is not None
+    assert worse > 1e3
+    outside = [graft for graft in grafts if len(graft.span) < 2]
+    assert shares_left(faulty, healed, oracle=oracle, grafts=outside) == {}
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("kept", [3, 4])
+def test_a_choice_by_coarse_keys_is_proved_by_the_few_tokens_that_it_moves(attempt: Attempt, layer: int, kept: int):
+    site: Site = (layer, "moe.topk_ids")
+    (proof,) = attempt({site: by_coarse_keys(kept)}, [[site]])
+    assert proof.proved, proof.silent
+
+
+def by_coarse_keys(kept: int) -> Edit:
+    """Top-k of keys with `kept` bits of mantissa, ties to the lower expert."""
+
+    def edit(out: torch.Tensor, inputs: Any) -> torch.Tensor:
+        keys = inputs["moe.router_logits"].float().contiguous().view(torch.int32) & -(1 << (23 - kept))
+        return keys.view(torch.float32).sort(dim=-1, descending=True, stable=True).indices[:, : out.shape[-1]]
+
+    return edit
+
+
 def test_a_wrong_choice_of_experts_is_measured_by_what_the_oracle_makes_of_it(
     fp8_model: Path, oracle: Any, request_160: Request
 ):
@@ -149,7 +214,7 @@ def test_a_wrong_choice_of_experts_is_measured_by_what_the_oracle_makes_of_it(
 
     found = measured(1)
     assert found.holds, found.line()
-    assert [one.place for one in found.seen] == ["L01.moe.topk_weights", "L01.resid.out", "logits"]
+    assert [one.place for one in found.seen] == ["L01.resid.out", "logits"]
     assert all(one.share == pytest.approx(1.0, abs=0.1) for one in found.seen)
     assert not measured(2).holds  # a graft that mended nothing
 
@@ -163,6 +228,11 @@ def dose(**changed: Any) -> Dose:
     [
         ((dose(),), True),
         ((dose(taken=2.0),), False),
+        ((dose(taken=2.0, apart=0.49, elements=40.0),), True),  # drowned as rows, and just what was put in
+        ((dose(taken=2.0, apart=0.51, elements=40.0),), False),
+        ((dose(taken=2.0, apart=0.01, elements=9.0),), False),  # a direction in nine dimensions may be chance
+        ((dose(rows=1.0, taken=0.0, apart=0.2, elements=300.0),), True),  # one token
+        ((dose(apart=0.1, elements=300.0), dose(share=0.0, taken=-9.0)), False),
         ((dose(rows=1.5, taken=1e6),), False),  # one row has no spread
         ((dose(rows=3.0),), False),  # two degrees of freedom ask for 70 standard errors
         ((dose(), dose(share=0.0, taken=-9.0)), False),
