@@ -8,6 +8,7 @@ import torch
 from parity.fingerprint.causes import ROWS_PERMUTED, ROWS_SHIFTED
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, percent, reads_values, share_explained, wrong_rows
 from parity.fingerprint.field import ErrorField
+from parity.fingerprint.neighbours import SHIFTS, rows_of_neighbours
 from parity.fingerprint.record import Fingerprint
 from parity.fingerprint.sums import squared_distance, squared_norm
 from parity.records import Slice
@@ -15,12 +16,6 @@ from parity.records import Slice
 SAMPLE = 256
 """Wrong rows that are looked for, and columns by which they are, evenly spread; the share of found ones is then known
 to 3 % (binomial, 1 sigma)."""
-
-SAME_SHIFT = 0.9
-"""Share of the moved rows that must have moved by the same number of rows; equal rows have several sources."""
-
-SHIFTS = 8
-"""Largest distance in rows that counts as a shift."""
 
 
 @reads_values
@@ -31,9 +26,11 @@ def detect_row_order(field: ErrorField) -> Fingerprint | None:
     shifted oracle; for a permutation, the wrong rows' share of the error times what their counterparts explain of it.
     """
     wrong = np.flatnonzero(wrong_rows(field))
-    if len(wrong) < 2 or field.width < FITTED:
+    if not len(wrong) or field.width < FITTED:
         return None
-    return _shift(field, wrong) or _permutation(field, wrong)
+    if len(wrong) < 2:
+        return rows_of_neighbours(field, wrong)
+    return _shift(field, wrong) or rows_of_neighbours(field, wrong) or _permutation(field, wrong)
 
 
 def _shift(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
@@ -65,40 +62,14 @@ def _shift(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
     if score < LEAST_SHARE:
         return None
     if field.slots == 1 and wrong[0] > 2 * abs(by) + 2:
-        return _late_shift(field, wrong, by)
+        # From some row on only: detect_row_order says from which.
+        return None
     numbers = {"shift": by, "explained": score}
     sentence = (
         f"Each row holds the oracle's row of the token {abs(by)} {'before' if by > 0 else 'after'} it: "
         f"{percent(score)} of the error."
     )
     return Fingerprint(ROWS_SHIFTED, score, numbers, sentence, Slice())
-
-
-def _share_moved(field: ErrorField, sample: np.ndarray, by: int) -> float:
-    """Share of the sampled wrong rows that the oracle's rows `by` before them explain; equal rows have several
-    sources, so the nearest row alone does not tell."""
-    inside = sample[(sample - by >= 0) & (sample - by < field.rows)]
-    if not len(inside):
-        return 0.0
-    rest = (field.x[inside] - field.y[inside - by]).square().sum(1)
-    return float((rest < (1 - LEAST_SHARE) * field.d[inside].square().sum(1)).sum()) / len(sample)
-
-
-def _late_shift(field: ErrorField, wrong: np.ndarray, by: int) -> Fingerprint | None:
-    """From some row on all rows are moved alike."""
-    source = np.clip(np.arange(wrong[0], wrong[-1] + 1) - by, 0, field.rows - 1)
-    inside = slice(int(wrong[0]), int(wrong[-1]) + 1)
-    rest = (field.x[inside] - field.y[source]).square().sum() - field.d[inside].square().sum()
-    score = share_explained(field, field.energy + float(rest))
-    if score < LEAST_SHARE:
-        return None
-    first, last = int(field.row_position[wrong[0]]), int(field.row_position[wrong[-1]])
-    numbers = {"shift": by, "explained": score, "first_position": first}
-    sentence = (
-        f"Rows {first} to {last} each hold the oracle's row {abs(by)} {'before' if by > 0 else 'after'} theirs, the "
-        f"others are right: {percent(score)} of the error."
-    )
-    return Fingerprint(ROWS_SHIFTED, score, numbers, sentence, Slice(positions=(first, last + 1)))
 
 
 def _permutation(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
@@ -121,10 +92,9 @@ def _permutation(field: ErrorField, wrong: np.ndarray) -> Fingerprint | None:
     explained = float(1 - rest[found].sum() / field.d[sample[found.numpy()]].square().sum())
     score = float(per_row[wrong].sum() / per_row.sum()) * float(found.float().mean()) * explained
     pairs = list(zip(sample[found.numpy()].tolist(), source[found].tolist(), strict=True))
-    offsets, counts = np.unique([row - other for row, other in pairs], return_counts=True)
-    common = int(offsets[counts.argmax()])
-    if field.slots == 1 and common and _share_moved(field, sample, common) >= SAME_SHIFT:
-        return _late_shift(field, wrong, common)
+    distant = rows_of_neighbours(field, wrong, sample[found.numpy()], source[found].numpy())
+    if distant is not None:
+        return distant
     numbers = {
         "wrong_rows": len(wrong),
         "sampled": len(sample),

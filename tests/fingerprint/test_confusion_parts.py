@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from parity.fingerprint import causes as C
 from parity.fingerprint import read_fingerprints
@@ -31,6 +32,30 @@ def term_lost(lab: Any, term: str, rows: slice, times: float = 0.0, **more: Any)
 def decoded(lab: Any) -> slice:
     """The rows that `phases` decodes."""
     return slice(lab.size.T - 12, None)
+
+
+def copied(lab: Any, stage: str, rows: list[int], by: int, **more: Any) -> Any:
+    """Some rows are a copy of the row `by` before them, which stays where it is."""
+    value = lab.tensors[stage].clone()
+    value[rows] = lab.tensors[stage][[row - by for row in rows]]
+    return lab.field(stage, value, **more)
+
+
+def tail_rolled(lab: Any, stage: str, count: int, by: int) -> Any:
+    """The last rows are rolled among themselves."""
+    value = lab.tensors[stage].clone()
+    value[-count:] = value[-count:].roll(by, 0)
+    return lab.field(stage, value)
+
+
+def row_of_each_tile(lab: Any, stage: str, tile: int, row: int) -> Any:
+    """Row `row` of each tile of each expert's rows is a copy of the row before it."""
+    value, ids = lab.tensors[stage].clone(), lab.tensors["moe.topk_ids"]
+    for expert in range(lab.size.E):
+        at = torch.nonzero(ids == expert)[row::tile]
+        from_ = torch.nonzero(ids == expert)[row - 1 :: tile][: len(at)]
+        value[at[:, 0], at[:, 1]] = lab.tensors[stage][from_[:, 0], from_[:, 1]]
+    return lab.field(stage, value)
 
 
 def positions(found: Any) -> tuple[int, int] | None:
@@ -70,6 +95,47 @@ T = {
     "gate and up exchanged in two experts": Planted(
         C.GATE_UP_SWAPPED, lambda lab: swapped_in(lab, 0, 3), lambda lab, f: f.slice.experts == (0, 3),
     ),
+    "four last rows rolled": Planted(
+        C.ROWS_SHIFTED, lambda lab: tail_rolled(lab, "moe.experts", 4, 1),
+        lambda lab, f: (f.numbers["shift"], positions(f)) == (1, (lab.size.T - 4, lab.size.T)),
+    ),
+    "thirty last rows rolled back": Planted(
+        C.ROWS_SHIFTED, lambda lab: tail_rolled(lab, "attn.out", 30, -2),
+        lambda lab, f: (f.numbers["shift"], positions(f)) == (-2, (lab.size.T - 30, lab.size.T)),
+    ),
+    "rows of a chunk each the row before": Planted(
+        C.ROWS_SHIFTED, lambda lab: copied(lab, "attn.v", list(range(chunk(lab), 2 * chunk(lab))), 1, **launches(lab)),
+        lambda lab, f: (f.numbers["shift"], positions(f)) == (1, (chunk(lab), 2 * chunk(lab))),
+    ),
+    "one row in 32 a copy": Planted(
+        C.ROWS_SHIFTED, lambda lab: copied(lab, "attn.q", list(range(31, lab.size.T, 32)), 1),
+        lambda lab, f: (f.numbers["row_of_tile"], f.numbers["tile"]) == (31, 32) and positions(f) is None,
+    ),
+    "rows 40 before": Planted(
+        C.ROWS_SHIFTED, lambda lab: copied(lab, "mlp.norm", list(range(50, 80)), 40),
+        lambda lab, f: (f.numbers["shift"], positions(f)) == (40, (50, 80)),
+    ),
+    "one row a copy of the next": Planted(
+        C.ROWS_SHIFTED, lambda lab: copied(lab, "attn.k", [37], -1),
+        lambda lab, f: (f.numbers["shift"], positions(f)) == (-1, (37, 38)),
+    ),
+    "the last row of each tile of an expert's rows": Planted(
+        C.ROWS_SHIFTED, lambda lab: row_of_each_tile(lab, "moe.gate", 16, 15),
+        lambda lab, f: (f.numbers["order"], f.numbers["row_of_tile"], f.numbers["tile"])
+        == ("row of its expert", 15, 16),
+    ),
+    "a middle row of each tile of an expert's rows": Planted(
+        C.ROWS_SHIFTED, lambda lab: row_of_each_tile(lab, "moe.down", 32, 9),
+        lambda lab, f: f.numbers["order"] == "row of its expert",
+    ),
+    "two rows exchanged": Planted(
+        C.ROWS_PERMUTED, lambda lab: lab.field("attn.out", put(
+            lab.tensors["attn.out"].clone(), [20, 21], lab.tensors["attn.out"][[21, 20]])),
+    ),
+    "a stretch of rows reversed": Planted(
+        C.ROWS_PERMUTED, lambda lab: lab.field("attn.out", put(
+            lab.tensors["attn.out"].clone(), slice(20, 40), lab.tensors["attn.out"][20:40].flip(0))),
+    ),
 }  # fmt: skip
 
 
@@ -83,3 +149,11 @@ def test_rows_of_zeros_lack_no_term(lab):
     one = lab(1)
     value = put(one.tensors["resid.mid"].clone(), slice(50, 60), 0.0)
     assert read_fingerprints(one.field("resid.mid", value))[0].cause == C.ROWS_UNWRITTEN
+
+
+def test_rows_without_a_number_have_no_packed_order(lab):
+    """An engine that does not say where its expert rows lie."""
+    one = lab(0)
+    field = row_of_each_tile(one, "moe.gate", 16, 15)
+    unknown = replace(field, row_in_expert=torch.full(field.expert.shape, -1).numpy())
+    assert read_fingerprints(unknown)[0].cause != C.ROWS_SHIFTED
