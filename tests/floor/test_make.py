@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.floors.make import open_recipe, sample_all
+from fixtures.floors.borrow import borrow
+from fixtures.floors.make import HERE, open_recipe, sample_all
 from parity.errors import UsageError
-from parity.floor import FloorSample
+from parity.floor import Floor, FloorSample
 from parity.ladder.calibrate import CleanRun, sample_run
 from parity.runner import Request
 
@@ -33,3 +34,14 @@ def test_samples_with_other_stages_hidden_are_refused(tmp_path: Path):
     assert sample_all("fp32", [], jobs=1, keep=keep) == []
     with pytest.raises(UsageError, match=r"hidden: moe\.act"):
         sample_all("fp32", [], jobs=1, keep=keep, hide=("moe.act",))
+
+
+def test_borrowed_gates_are_those_of_the_other_recipe_on_the_same_weights():
+    own, stored = (Floor.load(HERE / f"{name}.json") for name in ("bf16_vllm", "bf16_vllm_cuda"))
+    lent = borrow(own, "bf16_vllm_cuda")
+    assert (lent.recipe.name, lent.gates, lent.scales) == ("bf16_vllm_cuda", own.gates, own.scales)
+    assert lent.heldout is None, "what is known of one recipe's false alarms is not known of another's"
+    assert not lent.power
+    assert (stored.recipe, stored.gates, stored.scales) == (lent.recipe, lent.gates, lent.scales)
+    with pytest.raises(UsageError, match="weights of bf16_vllm_cuda"):
+        borrow(Floor.load(HERE / "fp8_block.json"), "bf16_vllm_cuda")

@@ -184,20 +184,21 @@ def test_norms_of_the_kernels_for_gpus_round_once_and_take_the_rounded_residual(
     assert not INSIDE & set(runner.describe().stages)
 
 
-def test_orders_that_go_step_by_step_round_a_norm_twice_there_too(folder: str) -> None:
-    """What versions of the kernels do that multiply the gain in its own dtype; either is judged to be vLLM."""
-    oracle = open_runner(folder, recipe="fp32")
-    over = {}
-    for recipe, order in (("bf16_vllm_cuda", 0), ("bf16_vllm_cuda", 8), ("bf16_vllm", 0)):
-        runner = open_runner(folder, recipe=recipe, order=order)
-        site = Replay(runner.forward([REQUEST], capture=CapturePlan()), oracle).site(0, "attn.q_norm")
-        assert site.sut is not None
-        assert site.oracle is not None
-        over[recipe, order] = float((site.sut.tensor.float() - site.oracle).norm() / site.oracle.norm())
-    # One rounding to BF16 of numbers of any mantissa is 2^-9 * 0.85 of their norm, two are sqrt(2) of it.
-    assert over["bf16_vllm_cuda", 0] == pytest.approx(0.85 * 2**-9, rel=0.1)
-    assert over["bf16_vllm_cuda", 8] == pytest.approx(0.85 * 2**-8.5, rel=0.1)
-    assert over["bf16_vllm", 0] == pytest.approx(0.85 * 2**-8.5, rel=0.1)
+@pytest.mark.parametrize(
+    ("recipe", "order", "roundings"),
+    [("bf16_vllm", 0, 2), ("bf16_vllm_cuda", 0, 1), ("bf16_vllm_cuda", 3, 1), ("bf16_vllm_cuda", 8, 1), ("bf16", 8, 2)],
+)
+def test_a_norm_is_as_many_roundings_from_exact_arithmetic_as_its_recipe_says(
+    folder: str, recipe: str, order: int, roundings: int
+) -> None:
+    run = open_runner(folder, recipe=recipe, order=order).forward([REQUEST], capture=CapturePlan(layers=(0,)))
+    site = Replay(run, open_runner(folder, recipe="fp32")).site(0, "attn.q_norm")
+    assert site.sut is not None
+    assert site.oracle is not None
+    error = float((site.sut.tensor.float() - site.oracle).norm() / site.oracle.norm())
+    # The step of BF16 is 2^-7 of the power of two below a number: over mantissas spread evenly an error of
+    # 2^-7 / sqrt(12) against a root mean square of sqrt(7 / 3), 0.76 * 2^-9; measured on normal numbers, 0.85 * 2^-9.
+    assert error == pytest.approx(0.85 * 2**-9 * roundings**0.5, rel=0.1)
 
 
 @pytest.mark.parametrize(("recipe", "seen"), [("bf16_vllm", False), ("bf16_vllm_cuda", True)])

@@ -110,8 +110,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, c: Call) -> torch.Tensor:
         mean = _sum_last(squares, c.order.norm) / width
     mean = mean + c.hyper.rms_eps
     normed = x / mean.sqrt() if c.contracted else x * torch.rsqrt(mean)
-    before_gain = c.arithmetic.vllm and not c.arithmetic.gpu
-    normed = _rounded(normed, c) if before_gain else c.between(normed)
+    if not c.arithmetic.gpu:
+        normed = _rounded(normed, c) if c.arithmetic.vllm else c.between(normed)
     return c.arithmetic.leave(normed * weight.to(x.dtype))
 
 

@@ -21,14 +21,14 @@ is in force (`kernel_config.ir_op_priority`); where it is `vllm_c`, its kernels 
 
 | operation | rounds |
 |---|---|
-| a norm | the product with its gain, once, from fp32; before its gain too in the orders that go stepwise |
+| a norm | the product with its gain, once, from fp32 |
 | a norm that adds the residual first | the sum, to BF16; the norm is taken of that |
 
-Source: `rms_norm_kernel` and `fused_add_rms_norm_kernel` of csrc/libtorch_stable/layernorm_kernels.cu (before 0.23 or
-so csrc/layernorm_kernels.cu). Versions differ in the rounding before the gain: 0.19 rounded there, 0.20 no longer
-(vllm-project/vllm issue 42325), pull request 42379 put it back, and it is gone again in the file named; the recipe
-covers both. Seen in 0.26 on an H200: of bitwise equal inputs the first norm is 0.00166 away from exact arithmetic in
-rel_l2, which is what one rounding to BF16 makes; two make 0.0023.
+Source: `rms_norm_kernel` and `fused_add_rms_norm_kernel` of csrc/libtorch_stable/layernorm_kernels.cu; issue 52104 and
+pull request 52151 of vllm-project/vllm say the same of the sum. Seen in 0.26 on an H200: of bitwise equal inputs the
+first norm is 0.00166 away from exact arithmetic in rel_l2, which is what one rounding to BF16 makes; two make 0.0023.
+Versions differ: 0.19 rounded before the gain, 0.20 no longer (issue 42325), and pull request 42379 put it back for some
+versions after it. By the floor of this recipe those exceed in their norms: they round elsewhere than it says.
 """
 
 from __future__ import annotations
