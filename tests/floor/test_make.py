@@ -43,5 +43,7 @@ def test_borrowed_gates_are_those_of_the_other_recipe_on_the_same_weights():
     assert lent.heldout is None, "what is known of one recipe's false alarms is not known of another's"
     assert not lent.power
     assert (stored.recipe, stored.gates, stored.scales) == (lent.recipe, lent.gates, lent.scales)
+    assert stored.heldout is not None
+    assert not stored.heldout.alarms
     with pytest.raises(UsageError, match="weights of bf16_vllm_cuda"):
         borrow(Floor.load(HERE / "fp8_block.json"), "bf16_vllm_cuda")
