@@ -16,7 +16,18 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.text_cases import degenerate, forms, healthy, known, later, notation, planted, records
+from benchmarks.text_cases import (
+    blocks,
+    degenerate,
+    forms,
+    healthy,
+    known,
+    later,
+    notation,
+    planted,
+    records,
+    wandering,
+)
 from parity.text import find_loop, split_text
 
 
@@ -25,6 +36,7 @@ def alarms() -> dict[str, Any]:
     found = {}
     sets = {
         "known": known, "speech": healthy, "records": records, "later": later, "forms": forms, "notation": notation,
+        "blocks": blocks,
     }  # fmt: skip
     for name, cases in sets.items():
         loud = [one for one, make in cases.TEXTS.items() if find_loop(split_text(make())) is not None]
@@ -34,10 +46,11 @@ def alarms() -> dict[str, Any]:
 
 def finds() -> dict[str, Any]:
     """By kind: loops, those not found, and those said to begin elsewhere."""
-    second = list(planted.texts())
+    sets = {"": [*degenerate.texts(), *degenerate.drawn()], ", second set": list(planted.texts())}
+    sets[", third set"] = list(wandering.texts())
     kinds: dict[str, dict[str, Any]] = defaultdict(lambda: {"texts": 0, "missed": [], "elsewhere": []})
-    for one in (*degenerate.texts(), *degenerate.drawn(), *second):
-        here = kinds[one.kind + (", second set" if one in second else "")]
+    for one, of in ((one, of) for of, texts in sets.items() for one in texts):
+        here = kinds[one.kind + of]
         here["texts"] += 1
         loop, start = find_loop(split_text(one.text)), len(split_text(one.text[: one.start]))
         if loop is None:

@@ -95,13 +95,22 @@ class Fields:
         return self.new >= NEW or self.novel >= NOVEL or self.exclusive
 
 
-def read_fields(text: TokenText, part: slice, period: int) -> Fields | None:
+def read_fields(
+    text: TokenText, part: slice, period: int, followed: tuple[NDArray[np.bool_], NDArray[np.int64]] | None = None
+) -> Fields | None:
     """How the rounds of a part of a text vary, of about `period` tokens each. None of bare ids, of fewer than
-    LEAST_ROUNDS, and where no word or number differs from the one a round before."""
+    LEAST_ROUNDS, and where no word or number differs from the one a round before.
+
+    followed: of all tokens of the text, whether each is the one of the round before, and how far back that stands;
+    found at a fixed lag where it is not given.
+    """
     codes, strings = text.codes[part], (text.strings or ())[part]
     if not strings or len(codes) < LEAST_ROUNDS * period:
         return None
-    same, lags = same_before(codes, period, reach(period))
+    if followed is None:
+        same, lags = same_before(codes, period, reach(period))
+    else:
+        same, lags = followed[0][part], followed[1][part]
     differs = ~same
     held = np.array([any(map(str.isalnum, string)) for string in strings])
     held[:period] = False

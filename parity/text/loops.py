@@ -6,7 +6,7 @@ candidates (`matches`), their ends are then found token by token. Three kinds:
 exact     every token matches.
 template  every token matches once numbers are taken as equal: a line that repeats with other numbers in it.
 fuzzy     FUZZY_RATE of the tokens match, at a lag that may wander by two tokens, or a 32nd; words vary, not numbers
-          alone.
+          alone. Where nothing else is found, rounds that the text ends in are followed whatever they wander (`drift`).
 
 What is healthy and repeats itself is left out by what the rounds are made of (`rounds`) and by what their numbers say
 (`counting`).
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity.text.counting import counts_on
+from parity.text.drift import follow_back
 from parity.text.fields import read_fields
 from parity.text.laws import follows_a_law
 from parity.text.matches import (
@@ -56,6 +57,9 @@ __all__ = ["MAX_PERIOD", "Loop", "Repetition", "find_loop", "find_repetition"]
 LEAST_STRETCH = SMOOTHED * BLOCK
 """Tokens of a stretch that is taken for the beginning of a fuzzy loop behind it."""
 
+
+FOLLOWED = 2 * LOOKED_AT
+"""Tokens of the end of a text that tell whether it wanders there; only a loop is followed to its beginning."""
 
 _LEAST: dict[str, Callable[[int], float]] = {
     "exact": lambda period: max(LASTING_TOKENS - period, (LASTING_REPEATS - 1) * period) - 2 * BLOCK,
@@ -98,6 +102,8 @@ def find_repetition(text: TokenText) -> Repetition:
         other = _first([loop for loop in fuzzy if counts_as_loop(loop, text)], text, near, exact, counted, fuzzy)
         other = other or _first(_varying(fuzzy, text), text, near, exact, counted, fuzzy)
         other = other and _from_its_beginning(other, fuzzy)
+        if other is None and exact is None:
+            other = _first(_wandering(text), text, near, exact, counted, fuzzy)
     counting = min(counted, key=lambda one: one.start, default=None)
     # Rounds that vary may come to repeat exactly: the loop began with the first of them.
     varied = exact is None or (other is not None and other.start + 2 * other.period + SMOOTHED * BLOCK < exact.start)
@@ -181,6 +187,24 @@ def _varying(loops: list[Loop], text: TokenText) -> list[Loop]:
         if not any(loop.period <= one.period + 2 * reach(one.period) and _mostly_in(loop, one) for one in seen):
             seen.append(loop)
     return [loop for loop in seen if varies_anywhere(loop, text)]
+
+
+def _wandering(text: TokenText) -> list[Loop]:
+    """The rounds that a text ends in, where what varies are words anywhere, left out and put in."""
+    loop = _followed(text, FOLLOWED)
+    if loop is not None and loop.start - loop.period <= len(text) - FOLLOWED:
+        loop = _followed(text, None) or loop
+    return [] if loop is None else [loop]
+
+
+def _followed(text: TokenText, most: int | None) -> Loop | None:
+    trail = follow_back(text.codes, most)
+    if trail is None:
+        return None
+    to_end = trail.end >= len(text) - _tail(trail.period)
+    loop = Loop("fuzzy", trail.period, trail.start, len(text) if to_end else trail.end, trail.rate, to_end)
+    good = loop.rate >= ROUND_RATE and long_enough(loop) and varies_anywhere(loop, text, trail)
+    return loop if good else None
 
 
 def _candidates(

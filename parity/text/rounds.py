@@ -10,12 +10,16 @@ the loop's own numbers beside them.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lgamma, log, log2
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.text.fields import read_fields
+from parity.text.drift import Trail
+from parity.text.fields import LEAST_BITS, SHARE, read_fields
 from parity.text.matches import ROUND_RATE, measure_variation
 from parity.text.numbers import read_numbers
 from parity.text.tokens import TokenText
@@ -38,6 +42,12 @@ WORDS_CHANGED = 1 / 8
 TIGHT_SHARE = 1 / 8
 """Marks as prose never sets them (a comma, dot or opening bracket without a blank, underscores, equals signs), per
 word, from which a round is a record or code: as many as prose has marks of all kinds."""
+
+BLOCK_WORDS = PARAGRAPH_WORDS // 2
+"""Words of a round of code from which it is a block, and no row or record on a line of its own."""
+
+LONGEST_NUMBER = 20
+"""Digits of a number that may tell a time: nanoseconds since 1970 have 19."""
 
 STANZA_LINES, LINE_WORDS = 3, 12
 """Lines of a round, and words of each, from which a round that varies is a stanza: a song may have LEAST_REPEATS of a
@@ -93,14 +103,41 @@ def counts_as_loop(loop: Loop, text: TokenText) -> bool:
     if loop.kind == "template":
         if _words_in_rows(text, twice) >= 2 * PARAGRAPH_WORDS and not _made_of_shorter(text, loop):
             return True
-        return loop.repeats >= LEAST_REPEATS["template"] and _prose(text, twice)
+        return loop.repeats >= LEAST_REPEATS["template"] and (_prose(text, twice) or _idle_block(text, loop))
     stanza = loop.repeats < LEAST_REPEATS["template"] and _stanza(text, twice)
     return not stanza and _prose(text, twice)
 
 
-def varies_anywhere(loop: Loop, text: TokenText) -> bool:
-    """Whether what varies in a fuzzy loop, of prose or not, are words anywhere, and no fields of a form."""
+def _idle_block(text: TokenText, loop: Loop) -> bool:
+    """Whether the round is a block of BLOCK_WORDS words, of prose or not, in which only numbers vary, that say too
+    little for a table or records (the limits of `fields`), and none of them counts or tells a time."""
+    if int(text.is_word[loop.start : loop.start + loop.period].sum()) < BLOCK_WORDS or _made_of_shorter(text, loop):
+        return False
     fields = read_fields(text, slice(loop.start, min(loop.end, loop.start + LOOKED_AT)), loop.period)
+    if fields is None or fields.bits >= LEAST_BITS or fields.share >= SHARE:
+        return False
+    return not _has_a_clock((text.strings or ())[loop.start : loop.end], loop.period)
+
+
+def _has_a_clock(strings: Sequence[str], period: int) -> bool:
+    """Whether a number never goes down, in an order that chance gives once in 2^SURE: a time, a counter, a key."""
+    whole = len(strings) // period * period
+    columns = [strings[at:whole:period] for at in range(period)]
+    numbers = [column for column in columns if all(one.isdecimal() and len(one) < LONGEST_NUMBER for one in column)]
+    for column in numbers:
+        values = [int(one) for one in column]
+        ties = sum(lgamma(count + 1) for count in Counter(values).values())
+        orders = (lgamma(len(values) + 1) - ties) / log(2)
+        if values == sorted(values) and orders >= SURE + log2(len(numbers)):
+            return True
+    return False
+
+
+def varies_anywhere(loop: Loop, text: TokenText, trail: Trail | None = None) -> bool:
+    """Whether what varies in a fuzzy loop, of prose or not, are words anywhere, and no fields of a form. trail: along
+    which its rounds were followed, where their length is not the same."""
+    followed = None if trail is None else (trail.same, trail.lags)
+    fields = read_fields(text, slice(loop.start, min(loop.end, loop.start + LOOKED_AT)), loop.period, followed)
     if fields is not None and fields.gain <= -SURE:
         # Lists of single names repeat their marks and blanks, and no word.
         return fields.worded and fields.share <= 1 - ROUND_RATE

@@ -104,8 +104,8 @@ PLANTED = list(planted.texts())
 
 
 def test_planted_loops_are_found():
-    """Known limits: code whose numbers vary is a record, and a period that wanders by more than a 32nd is none. Nine of
-    61 were missed at first sight; the bound is their number, so that no tenth is."""
+    """Known limits: code of one line or two whose numbers vary is a record. Nine of 61 were missed at first sight, these
+    two since wandering rounds are followed and blocks of code are told from records."""
     missed = [one.name for one in PLANTED if find_loop(split_text(one.text)) is None]
-    assert {name.split(",")[0] for name in missed} <= {"digits", "wander"}
-    assert len(missed) <= 9
+    assert {name.split(",")[0] for name in missed} <= {"digits"}
+    assert len(missed) <= 2
