@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parity.fingerprint.causes import CHANNEL_RATIO
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, collinear, factor, factor_gain, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.subset import PART_WINS
+from parity.fingerprint.sums import STRIP
 from parity.records import Slice
 
 CARRIES = 0.01
-"""Channels with less than this of a mean channel's error are right and have no factor to speak of."""
+"""Channels with less than this of the error of one that carries it are right and have no factor to speak of."""
 
 
 @reads_values
@@ -26,7 +29,8 @@ def detect_channel_factor(field: ErrorField) -> Fingerprint | None:
     yy, dy, dd = field.sums.columns
     gain = factor_gain(dy, yy)
     hit = (dd > 0) & ((dd - gain) * field.rows / (field.rows - 1) < (1 - LEAST_SHARE) * dd)
-    carrying = dd > CARRIES * dd.mean()
+    # Of the channel that a unit of the error lies in: a few that carry all of it do not drown in the many.
+    carrying = dd > CARRIES * (dd * dd).sum() / max(dd.sum(), 1e-300)
     hit &= collinear(yy, dy, dd) & carrying
     energy = dd.sum()
     score = float(gain[hit].sum() / energy) if energy > 0 else 0.0
@@ -34,8 +38,10 @@ def detect_channel_factor(field: ErrorField) -> Fingerprint | None:
     coarse = float(factor_gain(cells[1], cells[0]).sum() / energy) if energy > 0 else 0.0
     # One of many columns is a segment; of a few slots one is all that a factor by slot can change.
     least = 2 if field.width >= FITTED else 1
-    # Elements of a channel are no independent errors once a tile's rows share one: a tenth beyond the cells' factors.
-    if hit.sum() < least or score < coarse + 0.1 or 2 * hit.sum() < carrying.sum():
+    # Elements of a channel are no independent errors once a tile's rows share one: a tenth beyond the cells' factors,
+    # or, of what these leave, most.
+    finer = score >= coarse + 0.1 or (score >= coarse + PART_WINS and 1 - score <= LEAST_SHARE * (1 - coarse))
+    if hit.sum() < least or not finer or 2 * hit.sum() < carrying.sum():
         return None
     shared = None
     if field.heads > 1:
@@ -56,4 +62,16 @@ def detect_channel_factor(field: ErrorField) -> Fingerprint | None:
         f"{median:.3g}), the same in all rows: {percent(score)} of the error, factors of whole blocks "
         f"{percent(coarse)}."
     )
-    return Fingerprint(CHANNEL_RATIO, score, numbers, sentence, Slice())
+    return Fingerprint(CHANNEL_RATIO, score, numbers, sentence, _place(field, np.flatnonzero(carrying)))
+
+
+def _place(field: ErrorField, channels: NDArray[np.int64]) -> Slice:
+    """The range of the channels that are off, or its heads, where STRIP columns or more lie outside it."""
+    first, last = int(channels[0]), int(channels[-1]) + 1
+    if field.width - (last - first) < STRIP:
+        return Slice()
+    if field.heads > 1:
+        per = field.width // field.heads
+        heads = sorted({int(n) // per for n in channels})
+        return Slice(heads=tuple(heads)) if len(heads) < field.heads else Slice()
+    return Slice(columns=(first, last))

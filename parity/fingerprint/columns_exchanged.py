@@ -6,9 +6,11 @@ import numpy as np
 import torch
 
 from parity.fingerprint.causes import COLUMN_SEGMENT, COLUMNS_PERMUTED
+from parity.fingerprint.columns_moved import columns_moved
 from parity.fingerprint.evidence import FITTED, LEAST_SHARE, UNRELATED, listed, percent, reads_values, share_explained
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.subset import PART_WINS
 from parity.fingerprint.sums import squared_distance, squared_norm
 from parity.records import Slice
 
@@ -49,7 +51,13 @@ def detect_columns_exchanged(field: ErrorField) -> Fingerprint | None:
     found = [
         f for expert, rows in groups for f in (_columns(field, expert, rows), _reordered(field, expert, rows)) if f
     ]
-    return max(found, key=lambda f: f.score, default=None)
+    best = max(found, key=lambda f: f.score, default=None)
+    if best is not None and best.cause == COLUMNS_PERMUTED:
+        return best
+    # Blocks that moved say more than which columns are wrong, and explain as much.
+    moved = [f for expert, rows in groups if (f := columns_moved(field, expert, rows))]
+    block = max(moved, key=lambda f: f.score, default=None)
+    return block if block and (best is None or block.score > best.score - PART_WINS) else best
 
 
 def _columns(field: ErrorField, expert: int | None, rows: np.ndarray) -> Fingerprint | None:

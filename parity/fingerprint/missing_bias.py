@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parity.fingerprint.causes import MISSING_BIAS
-from parity.fingerprint.evidence import FITTED, LEAST_SHARE, percent, reads_values
+from parity.fingerprint.evidence import FITTED, LEAST_SHARE, listed, percent, reads_values
 from parity.fingerprint.field import ErrorField
 from parity.fingerprint.record import Fingerprint
+from parity.fingerprint.subset import CARRIES
 from parity.records import Slice
+
+FEW = 0.25
+"""Largest share of the columns that counts as some of them."""
 
 
 @reads_values
@@ -40,5 +45,21 @@ def detect_missing_bias(field: ErrorField) -> Fingerprint | None:
         return None
     mean = field.d.mean(0)
     numbers = {"per": kind, "vectors": groups_found, "rms_of_mean": float(mean.square().mean().sqrt())}
-    sentence = f"One vector is added to every {kind}, or missing from it: {percent(score)} of the error."
-    return Fingerprint(MISSING_BIAS, min(score, 1.0), numbers, sentence, Slice())
+    where, words = _place(field, mean.square().double().numpy()) if groups_found == 1 else (Slice(), "")
+    what = f"A constant is added to {words} of" if words else "One vector is added to"
+    sentence = f"{what} every {kind}, or missing from it: {percent(score)} of the error."
+    return Fingerprint(MISSING_BIAS, min(score, 1.0), numbers, sentence, where)
+
+
+def _place(field: ErrorField, energy: NDArray[np.float64]) -> tuple[Slice, str]:
+    """Which columns the vector acts on, where they are some of them: as experts where a column is one's. energy:
+    [width], squares of the vector."""
+    typical = float((energy * energy).sum() / max(float(energy.sum()), 1e-30))
+    at = np.flatnonzero(energy >= CARRIES * typical)
+    if not 0 < len(at) <= FEW * field.width:
+        return Slice(), ""
+    words = f"column{'s' if len(at) > 1 else ''} {listed(at.tolist())}"
+    if field.axes[field.lead :] == ("E",):
+        return Slice(experts=tuple(at.tolist())), words
+    first, last = int(at[0]), int(at[-1]) + 1
+    return (Slice(columns=(first, last)) if last - first <= FEW * field.width else Slice()), words

@@ -23,6 +23,10 @@ SHIFTS = 8
 SAME_SHIFT = 0.9
 """Share of the wrong rows that must hold the row at the same distance; equal rows have several sources."""
 
+PAIR = 2
+"""Wrong rows up to which only the nearest distance is looked for: equal tokens give so few rows a source at some
+distance by chance."""
+
 SAME = WRONG_ERROR / 2
 """Relative error up to which a row is another one: that of a right row."""
 
@@ -76,12 +80,14 @@ def rows_of_neighbours(
     """The wrong rows as the oracle's rows at one distance before or after them; None where they are not.
 
     A copy and no permutation: the source may stand where it was too. wrong: rows that are not the oracle's. moved,
-    source: rows whose source is known; the distance they share is then tried in place of the SHIFTS nearest ones. A
-    single row counts where it holds the one next to it. score: the share of the error that the sources explain.
+    source: rows whose source is known; the distance they share is then tried in place of the SHIFTS nearest ones. Up
+    to PAIR rows count where each holds the one next to it. score: the share of the error that the sources explain.
     """
     sample = wrong[np.unique(np.linspace(0, len(wrong) - 1, min(SAMPLE, len(wrong))).astype(int))]
     best: tuple[float, Order | None, int] = (0.0, None, 0)
-    nearest = [n for size in range(1, (SHIFTS if len(wrong) > 1 else 1) + 1) for n in (size, -size)]
+    nearest = [n for size in range(1, (SHIFTS if len(wrong) > PAIR else 1) + 1) for n in (size, -size)]
+    if moved is not None and len(wrong) <= PAIR:
+        return None
     for order in orders(field):
         distances = nearest if moved is None or source is None else _shared(order, moved, source)
         for by in distances:

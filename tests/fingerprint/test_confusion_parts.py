@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from parity.fingerprint import ErrorField, read_fingerprints
 from parity.fingerprint import causes as C
-from parity.fingerprint import read_fingerprints
 from tests.fingerprint.plants import Planted, check_cause, chunk, launches, phases, put, rows_of
 
 
@@ -55,6 +55,31 @@ def row_of_each_tile(lab: Any, stage: str, tile: int, row: int) -> Any:
         at = torch.nonzero(ids == expert)[row::tile]
         from_ = torch.nonzero(ids == expert)[row - 1 :: tile][: len(at)]
         value[at[:, 0], at[:, 1]] = lab.tensors[stage][from_[:, 0], from_[:, 1]]
+    return lab.field(stage, value)
+
+
+def head_over(lab: Any, order: list[int], blocks: int, width: int = 2304) -> ErrorField:
+    """Logits over a vocabulary wider than every other row, its shards in another order."""
+    y = lab.normal(lab.size.T, 32) @ lab.normal(32, width)
+    x = torch.cat([y.chunk(blocks, 1)[n] for n in order], 1)
+    return ErrorField("logits", None, y, lab.noisy(x), ("T", "V"))
+
+
+def gain_left_out(lab: Any, stage: str, columns: slice) -> torch.Tensor:
+    """A norm whose weight is not applied to some channels."""
+    value = lab.tensors[stage].clone()
+    value[:, columns] /= lab.weights[stage][columns]
+    return value
+
+
+def third(lab: Any) -> slice:
+    """The last third of the channels, in whole strips."""
+    return slice(lab.size.D * 2 // 3 // 8 * 8, None)
+
+
+def with_constant(lab: Any, stage: str, columns: list[int], constant: float) -> ErrorField:
+    value = lab.tensors[stage].clone()
+    value[:, columns] += constant
     return lab.field(stage, value)
 
 
@@ -135,6 +160,32 @@ T = {
     "a stretch of rows reversed": Planted(
         C.ROWS_PERMUTED, lambda lab: lab.field("attn.out", put(
             lab.tensors["attn.out"].clone(), slice(20, 40), lab.tensors["attn.out"][20:40].flip(0))),
+    ),
+    "last two of four shards exchanged": Planted(
+        C.COLUMNS_PERMUTED, lambda lab: head_over(lab, [0, 1, 3, 2], 4), lambda lab, f: f.slice.columns == (1152, 2304),
+    ),
+    "two of sixteen shards exchanged": Planted(
+        C.COLUMNS_PERMUTED, lambda lab: head_over(lab, [*range(5), 6, 5, *range(7, 16)], 16),
+        lambda lab, f: f.slice.columns == (720, 1008) and f.numbers["distances"] == [-144, 144],
+    ),
+    "shards rotated": Planted(
+        C.COLUMNS_PERMUTED, lambda lab: head_over(lab, [1, 2, 3, 0], 4), lambda lab, f: f.slice.columns is None,
+    ),
+    "blocks of 32 columns interleaved": Planted(
+        C.COLUMNS_PERMUTED, lambda lab: head_over(lab, [n // 2 + 36 * (n % 2) for n in range(72)], 72),
+    ),
+    "the gain of some channels left out": Planted(
+        C.CHANNEL_RATIO, lambda lab: lab.field("mlp.norm", gain_left_out(lab, "mlp.norm", third(lab))),
+        lambda lab, f: f.slice.columns is not None and third(lab).start <= f.slice.columns[0],
+        sizes=(1, 2),  # over 97 rows FP8's noise carries as many channels as the fault
+    ),
+    "a constant on one expert's logits": Planted(
+        C.MISSING_BIAS, lambda lab: with_constant(lab, "moe.router_logits", [3], 2.0),
+        lambda lab, f: f.slice.experts == (3,),
+    ),
+    "a constant on four columns": Planted(
+        C.MISSING_BIAS, lambda lab: with_constant(lab, "attn.out", [16, 17, 18, 19], -3.0),
+        lambda lab, f: f.slice.columns == (16, 20),
     ),
 }  # fmt: skip
 
