@@ -11,16 +11,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parity.fingerprint.evidence import change_point
+from parity.fingerprint.evidence import LEAST_SHARE, change_point
 from parity.fingerprint.field import ErrorField, finite_values
 from parity.fingerprint.sums import squared_norm
 
 QUERIES = 48
-"""Queries computed, evenly spread over the positions: what is looked for holds for all of them."""
+"""Queries computed: half of them evenly spread over the positions, half over those that carry the error (LOST), which
+may be few: the tokens of a decode."""
+
+LOST = 0.25
+"""Share of the mean squared error from which on a token carries the error."""
 
 FEW, FAR_OFF = 4, -20.0
 """Queries on which anything is tried first, and the share "explained" there below which it is let go: what leaves
 twenty times the error in some queries does not explain half of it in four times as many."""
+
+
+MOST = 0.75
+"""Share of the rows that carry the error of which a prediction that holds explains half: noise as large as LOST of the
+mean error, FP8's in an error of 6 % and less, leaves the others."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,13 @@ class Attention:
     def fewer(self, count: int) -> Attention:
         """The same of every n-th query, at most `count`."""
         at = np.unique(np.linspace(0, len(self.positions) - 1, min(count, len(self.positions))).round().astype(int))
-        rows = torch.from_numpy(at)
-        return replace(self, positions=self.positions[at], q=self.q[rows], sut=self.sut[rows], oracle=self.oracle[rows])
+        return self.at(at)
+
+    def at(self, queries: NDArray[np.int64]) -> Attention:
+        """The same of these queries, numbers into the sampled ones."""
+        rows = torch.from_numpy(queries)
+        taken = self.positions[queries]
+        return replace(self, positions=taken, q=self.q[rows], sut=self.sut[rows], oracle=self.oracle[rows])
 
     def of_heads(self, heads: NDArray[np.int64]) -> Attention:
         """The same of some query heads alone, each beside a copy of the key/value head that it reads."""
@@ -120,6 +134,16 @@ class Attention:
         """Share of the error that a context [Q, H, K] explains; 0 where there is none."""
         return 1 - squared_norm(self.sut - context) / self.error if self.error > 0 else 0.0
 
+    def agrees(self, context: torch.Tensor) -> bool:
+        """Whether a context [Q, H, K] explains half of the error in MOST of the query heads' rows that carry it.
+
+        What is fitted to the largest errors alone does not.
+        """
+        left = (self.sut - context).square().sum(2)
+        error = (self.sut - self.oracle).square().sum(2)
+        carry = error >= LOST * error.mean()
+        return bool((left[carry] < LEAST_SHARE * error[carry]).float().mean() >= MOST)
+
 
 def attention_of(field: ErrorField) -> Attention | None:
     """The sampled attention of an `attn.context` field over positions 0..T-1; None for any other, or without inputs.
@@ -144,12 +168,22 @@ def _sampled(field: ErrorField) -> Attention | None:
         return None
     if not np.array_equal(field.row_position, np.arange(field.tokens)):
         return None
-    at = np.unique(np.linspace(0, field.tokens - 1, min(QUERIES, field.tokens)).round().astype(np.int64))
+    at = _queries(field)
     wide = [finite_values(t) for t in (q, k, v)]
     shape = field.sut.shape
     sut, oracle = field.x.view(shape)[at], field.y.view(shape)[at]
     attention = Attention(at, wide[0][at].contiguous(), wide[1], wide[2], sut, oracle)
     return attention if attention.error > 0 else None
+
+
+def _queries(field: ErrorField) -> NDArray[np.int64]:
+    """Which tokens are computed, ascending."""
+    lost = field.sums.dd.sum(1)
+    wrong = np.flatnonzero(lost >= LOST * lost.mean())
+    half = min(QUERIES // 2, field.tokens)
+    some = np.linspace(0, field.tokens - 1, half).round().astype(np.int64)
+    more = wrong[np.linspace(0, len(wrong) - 1, min(QUERIES // 2, len(wrong))).round().astype(np.int64)]
+    return np.unique(np.concatenate([some, more]))
 
 
 def first_wrong_query(field: ErrorField) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -68,13 +69,22 @@ def detect_attention_reach(field: ErrorField) -> Fingerprint | None:
     if not tried:
         return None
     most = max(score for score, *_ in tried)
+    whole = attention.scores()
+    near = [one for one in tried if one[0] >= most - AS_GOOD]
+    if len(near) > 1:
+        near = [
+            (attention.explained(hidden=from_query(one[4], one[2])(attention, one[1]), scores=whole), *one[1:])
+            for one in near
+        ]
+        most = max(score for score, *_ in near)
     # Of two that explain as much the one that holds for all queries.
-    _, size, start, words, mask = next(one for one in tried if one[0] >= most - AS_GOOD)
+    _, size, start, words, mask = next(one for one in near if one[0] >= most - AS_GOOD)
     hidden, what = from_query(mask, start)(attention, size), words.format(size)
     what += f", from query {start} on," if start else ""
-    whole = attention.scores()
     score, unchanged = attention.explained(hidden=hidden, scores=whole), attention.explained(scores=whole)
     if score < LEAST_SHARE or score - max(unchanged, 0.0) < LEAST_SHARE:
+        return None
+    if not attention.agrees(attention.context(hidden=hidden, scores=whole)):
         return None
     numbers = {
         "mask": what,
@@ -87,7 +97,15 @@ def detect_attention_reach(field: ErrorField) -> Fingerprint | None:
         f"Attention computed here from the SUT's own q, k and v where {what} gives the SUT's tensor: "
         f"{percent(score)} of the error."
     )
-    return Fingerprint(ATTENTION_REACH, score, numbers, sentence, Slice())
+    return Fingerprint(ATTENTION_REACH, score, numbers, sentence, _reached(attention, from_query(mask, start), size))
+
+
+def _reached(attention: Attention, mask: Mask, size: int) -> Slice:
+    """The positions from the first query on whose keys are others than they should be; all of them, no slice."""
+    everyone = replace(attention, positions=np.arange(len(attention.k)))
+    other = (mask(everyone, size) != everyone.future()).any(1).nonzero().flatten()
+    first = int(other[0]) if len(other) else 0
+    return Slice(positions=(first, int(other[-1]) + 1)) if first > 1 else Slice()
 
 
 def from_query(mask: Mask, start: int) -> Mask:

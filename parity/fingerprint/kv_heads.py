@@ -44,9 +44,17 @@ def detect_kv_heads(field: ErrorField) -> Fingerprint | None:
     numbers = {"kv_head_of_query_head": source.tolist(), "read_there": what, "expected": own.tolist()}
     sentence = (
         f"{int(moved.sum())} of {heads} query heads attend over {what} of another key/value head than theirs "
-        f"({', '.join(f'{h}: {source[h]}' for h in np.flatnonzero(moved)[:8])}): {percent(score)} of the error."
+        f"({', '.join(f'{h}: {source[h]}' for h in np.flatnonzero(moved)[:8])}){_rule(source, groups)}: "
+        f"{percent(score)} of the error."
     )
     return Fingerprint(cause, score, numbers, sentence, Slice(heads=tuple(np.flatnonzero(moved).tolist())))
+
+
+def _rule(source: np.ndarray, groups: int) -> str:
+    """The formula of the whole map in words, where it is a known one."""
+    if len(source) > groups and np.array_equal(source, np.arange(len(source)) % groups):
+        return f", query head h that of h modulo {groups} in place of h // {len(source) // groups}"
+    return ""
 
 
 def _moved(sample: Attention, own: np.ndarray, error: np.ndarray, what: str) -> tuple[float, np.ndarray, str]:

@@ -47,6 +47,8 @@ def detect_kv_slots(field: ErrorField) -> Fingerprint | None:
     whole = attention.scores()
     right = attention.weights(whole)
     score, unchanged = _explained(attention, whole, right, by, start)[what], attention.explained(scores=whole)
+    if not attention.agrees(_context(attention, whole, right, by, start)[what]):
+        return None
     if score < LEAST_SHARE or score - max(unchanged, 0.0) < LEAST_SHARE:
         return None
     numbers = {"shifted": what, "by": by, "from_slot": start, "explained_by_right_slots": unchanged}
@@ -55,7 +57,8 @@ def detect_kv_slots(field: ErrorField) -> Fingerprint | None:
         f"Attention computed here with {what} of {abs(by)} positions {'before' if by > 0 else 'after'} their slot"
         f"{since} gives the SUT's tensor: {percent(score)} of the error."
     )
-    return Fingerprint(KV_SLOTS, score, numbers, sentence, Slice())
+    where = Slice(positions=(start, field.tokens)) if start else Slice()
+    return Fingerprint(KV_SLOTS, score, numbers, sentence, where)
 
 
 def _shifts(field: ErrorField, keys: int) -> list[tuple[int, int]]:
@@ -77,11 +80,18 @@ def _explained(
     attention: Attention, scores: torch.Tensor, plain: torch.Tensor, by: int, start: int
 ) -> dict[str, float]:
     """Share of the error that shifted keys and values, keys, or values explain; plain: the weights of `scores`."""
+    made = _context(attention, scores, plain, by, start)
+    return {what: attention.explained_by(context) for what, context in made.items()}
+
+
+def _context(
+    attention: Attention, scores: torch.Tensor, plain: torch.Tensor, by: int, start: int
+) -> dict[str, torch.Tensor]:
     moved, v = attention.weights(_shifted(scores, -1, by, start)), _shifted(attention.v, 0, by, start)
     return {
-        "keys and values": attention.explained_by(attention.mixed(moved, v)),
-        "keys": attention.explained_by(attention.mixed(moved)),
-        "values": attention.explained_by(attention.mixed(plain, v)),
+        "keys and values": attention.mixed(moved, v),
+        "keys": attention.mixed(moved),
+        "values": attention.mixed(plain, v),
     }
 
 

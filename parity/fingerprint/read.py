@@ -22,6 +22,7 @@ from parity.fingerprint.head_order import detect_head_order
 from parity.fingerprint.head_spread import detect_head_spread
 from parity.fingerprint.kv_grid import detect_kv_grid
 from parity.fingerprint.kv_heads import detect_kv_heads
+from parity.fingerprint.kv_pages import detect_kv_pages
 from parity.fingerprint.kv_slots import detect_kv_slots
 from parity.fingerprint.launch_limit import detect_launch_limit
 from parity.fingerprint.lost_rows import detect_lost_rows
@@ -41,6 +42,7 @@ from parity.fingerprint.row_order import detect_row_order
 from parity.fingerprint.rows_scaled import detect_rows_scaled
 from parity.fingerprint.saturation import detect_saturation
 from parity.fingerprint.softmax_scale import detect_softmax_scale
+from parity.fingerprint.split_merge import detect_split_merge
 from parity.fingerprint.table_row import detect_table_row
 from parity.fingerprint.tile_edge import detect_tile_edge
 from parity.fingerprint.tile_scaled import detect_tile_scaled
@@ -62,6 +64,8 @@ DETECTORS: tuple[Detector, ...] = (
     detect_kv_heads,
     detect_attention_reach,
     detect_kv_slots,
+    detect_kv_pages,
+    detect_split_merge,
     detect_pair_order,
     detect_swapped_halves,
     detect_gate_transform,

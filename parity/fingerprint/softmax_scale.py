@@ -60,6 +60,8 @@ def _scaled(attention: Attention, heads: NDArray[np.int64] | None, *, among: flo
     # The right scale must not explain as much: then the oracle's tensor is not this attention.
     if not (score >= LEAST_SHARE and score - share * unchanged >= LEAST_SHARE):
         return None
+    if not attention.agrees(attention.context(scale=factor * base)):
+        return None
     numbers = {
         "factor": factor,
         "scale": factor * base,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parity.fingerprint import Fingerprint
+from parity.fingerprint.causes import CHUNK_BOUNDARY, NONFINITE, ROWS_STALE
 from parity.floor import Floor
 from parity.invariance import Coverage
+from parity.invariance.coverage import BY_ROW
 from parity.ladder.narrow import joined_slice, narrowest_slice
 from parity.ladder.reading import read_site
 from parity.ladder.replay import Replay
 from parity.records import Comparison, Finding, Slice, Summary, Verdict
+
+SHAPES_OF_GARBAGE = (CHUNK_BOUNDARY, NONFINITE, ROWS_STALE)
+"""Causes that say no more than where the error begins, or that it is wild: where a launch ends there, that is why."""
 
 UNTESTED = (
     "prompt and sampler: not compared on this rung",
@@ -93,6 +98,14 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
         for record, where in zip(here, slices, strict=True)
     ]
     causes = _ranked_causes(list(prints.values()))
+    cut = _cut_short(stage, prints, coverage)
+    said = ""
+    if cut is not None and causes and causes[0] in SHAPES_OF_GARBAGE:
+        causes = [ROWS_STALE, *(cause for cause in causes if cause != ROWS_STALE)]
+        said = (
+            f" {cut.line()}, and the error begins at position {cut.covered}: nothing was written from there on, and "
+            "what is read is neither zeros nor this run's."
+        )
     others: dict[str, list[int]] = defaultdict(list)
     for record in added:
         if record.stage != stage and record.layer is not None:
@@ -104,7 +117,7 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
         stage=stage,
         slice=joined_slice(slices),
         cause=causes[0] if causes else None,
-        sentence=_sentence(stage, layers, causes, others),
+        sentence=_sentence(stage, layers, causes, others) + said,
         over_floor=max((record.over_floor for record in here if record.over_floor is not None), default=None),
         evidence={
             "by_layer": by_layer,
@@ -114,6 +127,18 @@ def _fault(replay: Replay, floor: Floor, added: Sequence[Comparison], coverage: 
         alternatives=tuple(causes[1:]),
         not_excluded=UNTESTED,
     )
+
+
+def _cut_short(
+    stage: str, prints: Mapping[int | None, tuple[Fingerprint, ...]], coverage: Sequence[Coverage]
+) -> Coverage | None:
+    """The launch at one of these sites that ends at the very row at which the error begins; None without one."""
+    begins = {
+        layer: {one.slice.positions[0] for one in found if one.slice.positions is not None}
+        for layer, found in prints.items()
+    }
+    by_row = (c for c in coverage if c.truncated and not c.loads and c.extent.rpartition(".")[2] in BY_ROW)
+    return next((c for c in by_row if c.stage == stage and c.covered in begins.get(c.layer, ())), None)
 
 
 def _ranked_causes(prints: Sequence[tuple[Fingerprint, ...]]) -> list[str]:

@@ -22,7 +22,14 @@ def prove_finding(sut: Any, finding: Finding, **evidence: Any) -> tuple[Finding,
     except Exception as error:
         why = f"The proof could not be run: {type(error).__name__}: {error}"
         return replace(finding, proof={"proved": False, "sentence": why}), None
-    return replace(finding, proof=proof.as_evidence(), layers=_with_unmasked(finding, proof)), proof
+    layers = _with_unmasked(finding, proof)
+    more = [str(layer) for layer in layers if layer not in finding.layers]
+    sentence = finding.sentence
+    if more:
+        sentence += (
+            f" Once that is mended, {finding.stage} of layer{'s' * (len(more) > 1)} {', '.join(more)} adds error too."
+        )
+    return replace(finding, proof=proof.as_evidence(), layers=layers, sentence=sentence), proof
 
 
 def _with_unmasked(finding: Finding, proof: Proof) -> tuple[int, ...]:

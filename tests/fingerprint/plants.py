@@ -133,6 +133,40 @@ def cached(lab: Any, by: int, what: str, start: int = 0) -> torch.Tensor:
     return lab.attend(q, k[order] if "k" in what else k, v[order] if "v" in what else v, lab.size.K**-0.5)
 
 
+def paged(lab: Any, page: int, how: str) -> torch.Tensor:
+    """Context over a cache whose page at the middle repeats the one before it, is exchanged with it, holds zeros, or
+    pushes what follows a page on."""
+    q, k, v = (lab.tensors[f"attn.{name}"] for name in ("q_rope", "k_rope", "v"))
+    first, at = middle(lab, page), torch.arange(lab.size.T)
+    slots = at.clone()
+    if how == "late":
+        slots[first:] -= page
+    else:
+        slots[first : first + page] -= page
+    if how == "exchanged":
+        slots[first - page : first] += page
+    k, v = k[slots], v[slots]
+    if how == "zero":
+        k[first : first + page], v[first : first + page] = 0, 0
+    return lab.attend(q, k, v, lab.size.K**-0.5)
+
+
+def middle(lab: Any, page: int) -> int:
+    return lab.size.T // 2 // page * page
+
+
+def merged(lab: Any, size: int, first: int = 0) -> torch.Tensor:
+    """Context whose splits of `size` keys are averaged, in queries from `first` on."""
+    parts, counts = 0.0, torch.zeros(lab.size.T)
+    at = torch.arange(lab.size.T)
+    for start in range(0, lab.size.T, size):
+        outside = ((at < start) | (at >= start + size))[None, :].expand(lab.size.T, -1)
+        counts += at >= start
+        parts = parts + torch.nan_to_num(seeing(lab, outside), 0.0)
+    mean = parts / counts[:, None, None]
+    return torch.cat([lab.tensors["attn.context"][:first], mean[first:]])
+
+
 def seeing(lab: Any, unseen: torch.Tensor | None = None, heads: list[int] | None = None) -> torch.Tensor:
     q, k, v = (lab.tensors[f"attn.{name}"] for name in ("q_rope", "k_rope", "v"))
     return lab.attend(q, k, v, lab.size.K**-0.5, None, unseen, heads)

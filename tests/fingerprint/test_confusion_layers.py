@@ -26,7 +26,11 @@ from tests.fingerprint.plants import (
     in_e4m3,
     keys_late,
     launches,
+    merged,
+    middle,
     other_weights,
+    paged,
+    phases,
     random_like,
     routed_by,
     router_rows_moved,
@@ -37,6 +41,12 @@ from tests.fingerprint.plants import (
     values_of_head,
     window,
 )
+
+
+def page_of(lab):
+    """A large page that the lab's tokens hold three of."""
+    return 64 if lab.size.T > 200 else 32
+
 
 T = {
     "queries in another rope's order": Planted(
@@ -77,6 +87,33 @@ T = {
     "keys late from some slot on": Planted(
         C.KV_SLOTS, lambda lab: lab.field("attn.context", cached(lab, 1, "k", from_100(lab))),
         lambda lab, f: abs(f.numbers["from_slot"] - from_100(lab)) <= 8,
+    ),
+    "a page of 16 repeats the one before": Planted(
+        C.KV_SLOTS, lambda lab: lab.field("attn.context", paged(lab, 16, "repeated")),
+        lambda lab, f: (f.numbers["pages"], f.numbers["page"]) == ("repeated", 16)
+        and f.slice.positions == (middle(lab, 16), lab.size.T),
+    ),
+    "a page of 32 pushes the others on": Planted(
+        C.KV_SLOTS, lambda lab: lab.field("attn.context", paged(lab, 32, "late")),
+        lambda lab, f: f.numbers["page"] == 32,
+    ),
+    "two pages exchanged": Planted(
+        C.KV_SLOTS, lambda lab: lab.field("attn.context", paged(lab, page_of(lab), "exchanged")),
+        lambda lab, f: f.numbers["pages"] == "exchanged" and f.slice.positions[1] < lab.size.T,
+    ),
+    "a page of zeros": Planted(
+        C.ROWS_UNWRITTEN, lambda lab: lab.field("attn.context", paged(lab, 32, "zero")),
+        lambda lab, f: f.numbers["pages"] == "zero",
+    ),
+    "splits of the keys averaged": Planted(
+        C.CHUNK_BOUNDARY, lambda lab: lab.field("attn.context", merged(lab, page_of(lab))),
+        lambda lab, f: f.numbers["keys_of_a_split"] == page_of(lab)
+        and f.slice.positions == (page_of(lab), lab.size.T),
+    ),
+    "splits of the keys averaged in decode": Planted(
+        C.PHASE_ONLY, lambda lab: replace(
+            lab.field("attn.context", merged(lab, 32, lab.size.T - 12)), **phases(lab)),
+        lambda lab, f: f.numbers["keys_of_a_split"] == 32 and f.slice.positions == (lab.size.T - 12, lab.size.T),
     ),
     "key heads interleaved": Planted(
         C.HEADS_PERMUTED, lambda lab: lab.field("attn.context", seeing(

@@ -11,14 +11,19 @@ import pytest
 import torch
 
 from parity.errors import UsageError
-from parity.fingerprint.causes import CONSTANT_RATIO, NONFINITE
+from parity.faults import Fault
+from parity.fingerprint.causes import CHUNK_BOUNDARY, CONSTANT_RATIO, NONFINITE, ROWS_STALE, ROWS_UNWRITTEN
+from parity.fingerprint.record import Fingerprint
 from parity.floor import Floor
+from parity.invariance import Coverage
 from parity.ladder import Replay, sweep
-from parity.records import Verdict
+from parity.ladder.locate import _cut_short
+from parity.records import Site, Slice, Verdict
 from parity.runner import CapturePlan, Request
 from parity.trace import MemoryTrace
 from parity_kernels.forward.runner import TritonRunner
 from parity_kernels.forward.runner import open_runner as open_engine
+from parity_kernels.launch import Launch, next_power_of_2
 from tests.ladder.conftest import Located, look_at
 
 Change = Callable[[TritonRunner], None]
@@ -28,7 +33,7 @@ Change = Callable[[TritonRunner], None]
 def look(fp8_model: Path, floor: Floor, oracle: Any, request_160: Request) -> Callable[..., Located]:
     """look(change, fault=None) investigates an engine after `change` was made to it."""
 
-    def run(change: Change = lambda engine: None, *, fault: str | None = None) -> Located:
+    def run(change: Change = lambda engine: None, *, fault: str | Fault | None = None) -> Located:
         engine = open_engine(str(fp8_model), fault=fault)
         change(engine)
         return look_at(engine.forward([request_160], capture=CapturePlan()), oracle, floor)
@@ -123,6 +128,35 @@ def test_a_launch_that_falls_short_is_not_clean_even_when_nothing_shows(look: Ca
     found = look(believe_less)
     assert found.finding.verdict == "unresolved"
     assert any("truncated=true" in line for line in found.finding.evidence["open"])
+
+
+def test_a_cache_write_that_ends_early_is_told_by_its_launch(look: Callable[..., Located]):
+    """160 rows, written in whole tiles of 64: the last 32 keys and values are whatever the cache held."""
+
+    def whole_tiles(*, n_rows: int, n_columns: int) -> Launch:
+        programs = max(n_rows // 64, 1)
+        block = {"t": 64, "c": next_power_of_2(n_columns)}
+        return Launch("kv_write", (programs,), block, {"rows": programs * 64}, {"rows": n_rows})
+
+    found = look(
+        fault=Fault(
+            "x", "qwen3_moe", "x", truth=Site((), "attn.context"), cause=ROWS_STALE, launch={"kv_write": whole_tiles}
+        )
+    )
+    assert found.finding.stage == "attn.context"
+    assert found.finding.cause in (ROWS_STALE, ROWS_UNWRITTEN)
+    assert found.finding.slice.positions is not None
+    assert found.finding.slice.positions[0] == 128
+    assert any("kv_write.rows=160 grid_cap=128 truncated=true" in line for line in found.finding.evidence["launches"])
+
+
+@pytest.mark.parametrize(("begins", "told"), [(128, True), (120, False)])
+def test_a_launch_is_blamed_where_it_ends_and_nowhere_else(begins: int, told: bool):
+    seen = Fingerprint(CHUNK_BOUNDARY, 0.5, {}, "", Slice(positions=(begins, 160)))
+    launch = Coverage("L00.attn.context", 0, "attn.context", "kv_write.rows", 128, 160, None, (2,))
+    for one, expected in ((launch, told), (replace(launch, covered=160), False), (replace(launch, layer=1), False)):
+        assert (_cut_short("attn.context", {0: (seen,)}, (one,)) is not None) is expected
+    assert _cut_short("attn.out", {0: (seen,)}, (launch,)) is None
 
 
 def test_without_its_inputs_a_stage_is_not_compared_and_nothing_is_clean(
