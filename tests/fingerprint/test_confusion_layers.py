@@ -99,7 +99,7 @@ T = {
     ),
     "two pages exchanged": Planted(
         C.KV_SLOTS, lambda lab: lab.field("attn.context", paged(lab, page_of(lab), "exchanged")),
-        lambda lab, f: f.numbers["pages"] == "exchanged" and f.slice.positions[1] < lab.size.T,
+        lambda lab, f: f.numbers["pages"] == "exchanged" and (f.slice.positions or (0, lab.size.T))[1] < lab.size.T,
     ),
     "a page of zeros": Planted(
         C.ROWS_UNWRITTEN, lambda lab: lab.field("attn.context", paged(lab, 32, "zero")),
@@ -171,7 +171,7 @@ T = {
     ),
     "second expert not added from 100 on": Planted(
         C.MISSING_EXPERT, lambda lab: lab.field("moe.experts", slot_lost(lab, 1, from_100(lab))),
-        lambda lab, f: (f.numbers["slots"], f.slice.positions[0]) == ([1], from_100(lab)),
+        lambda lab, f: (f.numbers["slots"], (f.slice.positions or (None,))[0]) == ([1], from_100(lab)),
     ),
     "first expert never added": Planted(
         C.MISSING_EXPERT, lambda lab: lab.field("moe.experts", slot_lost(lab, 0, 0)),
@@ -179,7 +179,7 @@ T = {
     ),
     "weights of the token before from 100 on": Planted(
         C.WRONG_INPUT, lambda lab: lab.field("moe.experts", added_with(lab, lambda w: w.roll(1, 0), from_100(lab))),
-        lambda lab, f: (f.numbers["weights"], f.slice.positions[0])
+        lambda lab, f: (f.numbers["weights"], (f.slice.positions or (None,))[0])
         == ("the weights of the token 1 before", from_100(lab)),
     ),
     "weights of the slots exchanged": Planted(
