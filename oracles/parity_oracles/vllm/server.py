@@ -58,7 +58,7 @@ class Session:
     def stop(self, out: Path | None = None) -> Trace:
         """Hooks off; the trace, in the folder `out` or in memory. Raises UsageError when nothing was computed."""
         self._stack.close()
-        names = [name for name in self._ids if self._ids[name]]
+        names = list(self._ids)
         if not names:
             raise UsageError(
                 place="capture in vLLM's server",
@@ -68,7 +68,9 @@ class Session:
             )
         feeding = Feeding(tuple(map(self._fed, names)), tuple(len(self._prompts(name)) for name in names))
         requests = [Request(name, ids) for name, ids in zip(names, feeding.requests, strict=True)]
-        run = self._runner.run_of(requests, Schedule(), absent=self._absent(names))
+        asked = [self._logits_from(number, name) for number, name in enumerate(names)]
+        run = self._runner.run_of(requests, Schedule(), absent=self._absent(asked))
+        self._drop_logits_before(asked)
         recorder, progress = Recorder(CapturePlan(out=out), run), Progress(feeding)
         with recorder:
             for step in self._steps:
@@ -80,31 +82,46 @@ class Session:
         now, first = self._packed(), 0
         assert ids is not None  # a language model is fed ids
         at, fed = positions.tolist(), ids.reshape(-1).tolist()
-        for name, count in zip(now.names, now.counts, strict=True):
+        packed = [(name, count) for name, count in zip(now.names, now.counts, strict=True) if count]
+        for name, count in packed:
             rows = range(first, first + count)
             self._ids.setdefault(name, {}).update({at[row]: fed[row] for row in rows})
             first += count
         known = {name: number for number, name in enumerate(self._ids)}
         feeding = Feeding(tuple(map(self._fed, self._ids)), ())
-        return read_batch(now.names, now.counts, positions, ids, known=known, feeding=feeding)
+        names, counts = [name for name, _ in packed], [count for _, count in packed]
+        return read_batch(names, counts, positions, ids, known=known, feeding=feeding)
 
     def _fed(self, name: str) -> tuple[int, ...]:
-        """The ids of a request as far as it was computed: its prompt, and what the engine fed after it."""
+        """The ids of a request as far as it was computed: its prompt as it came in, then what the engine fed."""
         prompt, seen = self._prompts(name), self._ids[name]
-        return tuple(seen.get(n, prompt[n] if n < len(prompt) else -1) for n in range(max(seen, default=-1) + 1))
+        return tuple(prompt[n] if n < len(prompt) else seen.get(n, -1) for n in range(max(seen) + 1))
 
-    def _absent(self, names: list[str]) -> dict[str, dict[str, int]]:
+    def _logits_from(self, number: int, name: str) -> int:
+        """The position from which on the logits of a request were asked for: of its whole prompt or of its last row.
+
+        The engine computes them for the last row of each step, of a chunk in the middle of a prompt too, and throws
+        those away: they stand alone, and a trace that had them would have gaps that nobody explains.
+        """
+        rows = {
+            int(step.batch.rows.position[row])
+            for step in self._steps
+            for row in step.logits
+            if int(step.batch.rows.request[row]) == number
+        }
+        first = min(self._ids[name])
+        return first if rows.issuperset(self._ids[name]) else max(first, len(self._prompts(name)) - 1)
+
+    def _drop_logits_before(self, asked: list[int]) -> None:
+        for step in self._steps:
+            of, at = step.batch.rows.request, step.batch.rows.position
+            step.logits = {row: one for row, one in step.logits.items() if at[row] >= asked[of[row]]}
+
+    def _absent(self, asked: list[int]) -> dict[str, dict[str, int]]:
         """Rows that were not computed here (a prefix of the cache), and prompt rows of which no logits were asked."""
         found = {}
-        for number, name in enumerate(names):
+        for name, without in zip(self._ids, asked, strict=True):
             first = min(self._ids[name])
-            rows = {
-                int(step.batch.rows.position[row])
-                for step in self._steps
-                for row in step.logits
-                if int(step.batch.rows.request[row]) == number
-            }
-            without = next((n for n in range(max(self._ids[name]) + 1) if n in rows), max(self._ids[name]) + 1)
             if first or without:
                 found[name] = {**({"*": first} if first else {}), "logits": without}
         return found

@@ -8,8 +8,11 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -18,13 +21,15 @@ import torch
 import parity
 import parity_oracles
 from parity.align import align
+from parity.compare import compare_aligned
 from parity.errors import RunnerError
 from parity.floor import Floor
-from parity.ladder.sweep import sweep
+from parity.ladder.sweep import oracle_trace, sweep, sweep_against
 from parity.promptfile import read_prompt
 from parity.records import Verdict
 from parity.runner import CapturePlan, Request, Schedule, open_runner
-from parity.trace import open_trace
+from parity.stages import term
+from parity.trace import Trace, open_trace
 from parity_oracles.vllm.engine import SETTINGS
 from parity_oracles.vllm.opening import find_python
 
@@ -32,6 +37,15 @@ ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "fixtures/models/moe-tiny"
 NEAR = 1e-4
 """Nats. HF and vLLM in FP32 are 1e-6 apart (rel_l2 of logits of up to 30), and a log-probability is a sum of them."""
+
+CHUNK = 64
+"""Rows of a step at most: prompts that are longer are computed in several, beside rows of others."""
+JUDGED = {"attn.q", "attn.k_rope", "attn.context", "moe.down", "moe.experts", "resid.out", "logits"}
+PROMPTS = ("short-threading-96", "document-webbrowser-600")
+MADE = {200: 6, 96: 9, 33: 24, 7: 30}
+"""Ids to make after a prompt of so many: the short ones go on while the long ones are fed."""
+WHOLE = {200, 33}
+"""Prompts of which log-probabilities are asked too: logits of all their rows."""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL), "--served-model-name", "tiny",
         "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--host", "127.0.0.1", "--port", str(port),
         "--gpu-memory-utilization", "0.3", "--max-logprobs", "64", "--no-async-scheduling",
+        "--max-num-batched-tokens", str(CHUNK), "--max-num-seqs", "8",
         "--worker-extension-cls", "parity_oracles.vllm.server.Capturing",
     ]  # fmt: skip
     with log.open("wb") as written:
@@ -128,5 +143,105 @@ def test_stages_are_captured_inside_the_server(server: str, tmp_path: Path):
     summary = sweep(open_runner(f"hf:{MODEL}"), trace, floor=Floor.load(ROOT / "fixtures/floors/fp32.json"))
     assert not [one.name for one in summary.comparisons if one.verdict is Verdict.EXCEEDS_FLOOR]
     judged = {one.stage for one in summary.comparisons if one.verdict in (Verdict.WITHIN_FLOOR, Verdict.MATCH)}
-    assert {"attn.q", "attn.k_rope", "attn.context", "moe.down", "moe.experts", "resid.out", "logits"} <= judged
+    assert judged >= JUDGED
     assert {phase for phase in (c.phase for c in trace.captures)} == {"prefill", "decode"}
+
+
+@pytest.fixture(scope="module")
+def several(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trace, dict[int, Any]]:
+    """Four clients at once between start and stop: the trace, and what each was told, by the length of its prompt.
+
+    Two prompts are longer than a chunk, and one is the beginning of another: rows of equal bits lie in one batch.
+    """
+    folder = tmp_path_factory.mktemp("several") / "trace"
+    threading, browser = (read_prompt(ROOT / f"fixtures/prompts/{name}.json").ids for name in PROMPTS)
+    prompts = [list(browser[:200]), list(threading[:96]), list(threading[:33]), list(browser[300:307])]
+    root, ready = server.removesuffix("/v1"), Barrier(len(prompts))
+
+    def client(prompt: list[int]) -> Any:
+        ready.wait(60)
+        return ask(server, "/completions", model="tiny", prompt=prompt, max_tokens=MADE[len(prompt)], temperature=0,
+                   logprobs=1, return_token_ids=True, ignore_eos=True,
+                   prompt_logprobs=1 if len(prompt) in WHOLE else None)  # fmt: skip
+
+    ask(root, "/collective_rpc", method="parity_start", args=[str(folder)])
+    with ThreadPoolExecutor(len(prompts)) as clients:
+        answers = list(clients.map(client, prompts))
+    told = ask(root, "/collective_rpc", method="parity_stop")
+    assert "of 4 requests" in str(told)
+    asked = zip(prompts, answers, strict=True)
+    return open_trace(folder), {len(prompt): (prompt, made["choices"][0]["token_ids"]) for prompt, made in asked}
+
+
+def prompt_length(trace: Trace, number: int, told: dict[int, Any]) -> int:
+    """The length of the prompt of a request of the trace, known by its ids."""
+    return next(n for n, (ids, made) in told.items() if list(trace.run.requests[number]) == [*ids, *made[:-1]])
+
+
+def first_row(stage: str, prompt: int) -> int:
+    """Of a request with a prompt of so many ids: logits are those of what was asked."""
+    return prompt - 1 if stage == "logits" and prompt not in WHOLE else 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_clients_at_once_are_packed_and_chunked_and_each_keeps_its_ids(several: tuple[Trace, dict[int, Any]]):
+    trace, told = several
+    assert trace.complete
+    assert {len(made) for _, made in told.values()} == set(MADE.values())
+    assert sorted(prompt_length(trace, number, told) for number in range(4)) == sorted(MADE)
+    chunks = defaultdict[int, list[int]](list)
+    for c in trace.select(stage="resid.out", layer=0, phase="prefill"):
+        for number in sorted(set(c.rows.request.tolist())):
+            chunks[number].append(int((c.rows.request == number).sum()))
+    assert all(max(sizes) <= CHUNK for sizes in chunks.values())
+    assert max(map(len, chunks.values())) > 3  # 200 rows
+    # A step that ends before the prompt does is full: what is missing were rows of other clients.
+    assert any(size < CHUNK for sizes in chunks.values() for size in sizes[:-1])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_every_row_of_clients_at_once_is_there_once(several: tuple[Trace, dict[int, Any]]):
+    """Each (request, position) at every site; expert rows once for each of its experts; logits where ids were made."""
+    trace, told = several
+    slots = trace.run.hyper["top_k"]
+    for layer, stage in trace.run.declared:
+        rows = Counter(
+            row
+            for c in trace.select(stage=stage, layer=layer)
+            for row in zip(c.rows.request.tolist(), c.rows.position.tolist(), strict=True)
+        )
+        wanted = {
+            (number, position): slots if term(stage).axes[0] == "R" else 1
+            for number, ids in enumerate(trace.run.requests)
+            for position in range(first_row(stage, prompt_length(trace, number, told)), len(ids))
+        }
+        assert dict(rows) == wanted, (layer, stage)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_every_client_at_once_computed_what_hf_computes(several: tuple[Trace, dict[int, Any]]):
+    """The whole trace, and each request by itself: rows of another request would be far over the floor."""
+    trace, _ = several
+    oracle, floor = open_runner(f"hf:{MODEL}"), Floor.load(ROOT / "fixtures/floors/fp32.json")
+    truth = oracle_trace(oracle, trace)
+    summary = sweep_against(oracle, truth, trace, floor=floor)
+    assert not [one.name for one in summary.comparisons if one.verdict is Verdict.EXCEEDS_FLOOR]
+    judged = {one.stage for one in summary.comparisons if one.verdict in (Verdict.WITHIN_FLOOR, Verdict.MATCH)}
+    assert judged >= JUDGED
+    for number in range(4):
+        alone = set[str]()
+        for layer, stage in trace.run.declared:
+            if stage == "moe.topk_ids":
+                continue  # of each request in the summary
+            a, b = (align(t, stage, layer, number) for t in (truth, trace))
+            assert a is not None
+            assert b is not None
+            same = a.tensor[-len(b.position) :]  # of logits the last rows; all of any other stage
+            assert a.position[-len(b.position) :].tolist() == b.position.tolist()
+            for one in compare_aligned(oracle=same, sut=b, floor=floor, mode="chained"):
+                assert one.verdict is not Verdict.EXCEEDS_FLOOR, (number, one.name, one.reason)
+                alone |= {stage} if one.verdict in (Verdict.WITHIN_FLOOR, Verdict.MATCH) else set()
+        assert alone >= JUDGED, number

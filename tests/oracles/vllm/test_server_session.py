@@ -9,7 +9,7 @@ import torch
 
 from parity.align import align
 from parity.compare import compare_traces
-from parity.errors import UsageError
+from parity.errors import ProbeError, UsageError
 from parity.floor import derive_floor
 from parity.runner import CapturePlan, Request
 from parity.trace import Trace
@@ -55,6 +55,26 @@ def test_it_compares_with_an_oracle_of_the_same_ids(toy: Any) -> None:
     trace = served(runner, {"a": A}, new=2, logits=True)
     truth = runner.forward([Request("a-xyz", trace.run.requests[0])], capture=CapturePlan())
     assert compare_traces(oracle=truth, sut=trace, floor=SAME).healthy
+
+
+def test_logits_that_the_engine_throws_away_at_the_end_of_a_chunk_are_left_out(toy: Any) -> None:
+    runner = toy()
+    with runner.engine.chunked(4):
+        trace = served(runner, {"a": A, "b": B}, new=3)
+    assert trace.run.flags["absent"] == {"a-xyz": {"logits": 8}, "b-xyz": {"logits": 4}}
+    for number, first in enumerate((8, 4)):
+        seen = align(trace, "logits", None, number)
+        assert seen is not None
+        assert seen.position.tolist() == list(range(first, len(trace.run.requests[number])))
+    requests = [Request(name, ids) for name, ids in zip(trace.run.request_names, trace.run.requests, strict=True)]
+    truth = runner.forward(requests, capture=CapturePlan())
+    found = compare_traces(oracle=truth, sut=trace, floor=SAME)
+    assert found.healthy, found.verdicts
+
+
+def test_rows_under_another_requests_name_are_refused(toy: Any) -> None:
+    with pytest.raises(ProbeError, match="ids of request"):
+        served(toy(swapped=True), {"a": A, "b": B}, new=2)
 
 
 def test_nothing_between_start_and_stop_is_no_trace(toy: Any) -> None:
