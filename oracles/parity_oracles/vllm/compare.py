@@ -1,7 +1,9 @@
 """Does vLLM compute what the oracle computes? Prompts through both, a table by layer and stage over the floor.
 
     python -m parity_oracles.vllm.compare MODEL --oracle hf:MODEL --prompts FILE --floor FLOOR
+    python -m parity_oracles.vllm.compare --oracle hf:MODEL --trace FOLDER --floor FLOOR
 
+The second judges what was captured before, in vLLM's own server for instance, and runs no vLLM.
 Exit code 0: everything within the floor; 1: a divergence, of the whole pass or of a stage on its own inputs; 2: no
 verdict (no floor, or not everything could be judged), or a refusal.
 """
@@ -22,11 +24,11 @@ from parity.compare import Outcome, compare_traces, floor_map, layer_table, open
 from parity.errors import UsageError
 from parity.floor import Floor, NoiseFloor
 from parity.ladder.replay import Replay
-from parity.ladder.sweep import sweep_against
+from parity.ladder.sweep import requests_of, routes_of, sweep_against
 from parity.promptfile import read_prompt
 from parity.records import Comparison, Summary, Verdict
-from parity.runner import CapturePlan, Graft, Request, Schedule, open_runner, opened
-from parity.trace import Trace
+from parity.runner import CapturePlan, Request, Schedule, open_runner, opened
+from parity.trace import Trace, open_trace
 
 CHOICE = "moe.topk_ids"
 
@@ -63,20 +65,31 @@ def compare_engine(
     isolated: bool = False,
     out: Path | None = None,
 ) -> Compared:
-    """Run the requests, together, through engine and oracle, and judge every stage that the engine shows.
+    """Run the requests, together, through the engine, and judge every stage that it shows: `judge_trace`.
 
-    oracle, sut: runners. free: let the oracle choose its own experts; otherwise it is given those of the engine, whose
-    choice is judged by itself, so that a near-tie of the router does not drown what the experts computed.
-    isolated: judge each stage on the engine's own inputs as well; for an oracle that can replay and a calibrated floor.
-    out: a folder to keep the engine's trace in. Raises what the runners raise, and UsageError for a floor of another
-    recipe or model.
+    oracle, sut: runners. out: a folder to keep the engine's trace in. Raises what the runners raise, and UsageError for
+    a floor of another recipe or model.
     """
-    info = sut.describe()
-    trace = sut.forward(requests, schedule=schedule, capture=CapturePlan(stages=info.stages, out=out))
+    plan = CapturePlan(stages=sut.describe().stages, out=out)
+    trace = sut.forward(requests, schedule=schedule, capture=plan)
+    return judge_trace(oracle=oracle, trace=trace, floor=floor, free=free, isolated=isolated)
+
+
+def judge_trace(
+    *, oracle: Any, trace: Trace, floor: NoiseFloor | None = None, free: bool = False, isolated: bool = False
+) -> Compared:
+    """Run a trace's requests through an oracle and judge every stage that vLLM showed.
+
+    oracle: a runner. trace: of the runner `vllm:`, or of its server's worker (`parity_oracles.vllm.server`).
+    free: let the oracle choose its own experts; otherwise it is given those of the engine, whose choice is judged by
+    itself, so that a near-tie of the router does not drown what the experts computed.
+    isolated: judge each stage on the engine's own inputs as well; for an oracle that can replay and a calibrated floor.
+    Raises what the oracle raises, and UsageError for a floor of another recipe or model.
+    """
     if isinstance(floor, Floor):
         floor.refuse_other(trace.run)
-    plan = CapturePlan(stages=info.stages)
-    plain = [Request(request.name, request.ids) for request in requests]
+    plan = CapturePlan(stages=tuple(dict.fromkeys(stage for _, stage in trace.run.declared)))
+    plain = requests_of(trace)
     chosen = trace.select(stage=CHOICE)
     own = oracle.forward(plain, capture=plan) if free or not chosen else None
     if free:
@@ -86,16 +99,19 @@ def compare_engine(
     elif own is not None:
         summary = compare_traces(oracle=own, sut=trace, floor=floor, allow_grafts=True)
     else:
-        truth = oracle.forward(plain, capture=plan, graft=_grafts(trace))
+        truth = oracle.forward(plain, capture=plan, graft=routes_of(trace))
         summary = sweep_against(oracle, truth, trace, floor=floor)  # pyright: ignore[reportArgumentType]
     alone = None
-    if isolated and isinstance(floor, Floor) and "isolated" in floor.gates and "replay" in oracle.describe().can:
+    taken = any("*" in rows for rows in trace.run.flags.get("absent", {}).values())  # from a cache: inputs are missing
+    if (
+        isolated
+        and not taken
+        and isinstance(floor, Floor)
+        and "isolated" in floor.gates
+        and "replay" in oracle.describe().can
+    ):
         alone = Replay(trace, oracle).compare(floor=floor)
-    return Compared(summary, trace, dict(sut.unobservable), _flips(summary), alone)
-
-
-def _grafts(trace: Trace) -> list[Graft]:
-    return [Graft(c.layer, c.stage, trace.tensor(c), c.rows) for c in trace.select(stage=CHOICE)]
+    return Compared(summary, trace, dict(trace.run.flags.get("unobservable", {})), _flips(summary), alone)
 
 
 def _flips(summary: Summary) -> dict[int, tuple[int, int]]:
@@ -125,9 +141,14 @@ def read_prompts(paths: Sequence[Path], model: Path, *, most: int | None = None)
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
     oracle: Annotated[str, typer.Option(help="The runner that is trusted, RUNNER:MODEL.")],
-    prompts: Annotated[list[Path], typer.Option(help="JSON files with `ids`, text files, or folders of them.")],
+    model: Annotated[Path | None, typer.Argument(help="Model folder, for vLLM to run the prompts.")] = None,
+    prompts: Annotated[
+        list[Path] | None, typer.Option(help="JSON files with `ids`, text files, or folders of them.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="vLLM's trace in this folder, of its server for instance; nothing is run.")
+    ] = None,
     floor: Annotated[
         str | None,
         typer.Option(help="A calibrated floor's file (`parity floor calibrate`), or derived:DTYPE[:ROUNDINGS]."),
@@ -152,21 +173,34 @@ def main(
 
     Example: python -m parity_oracles.vllm.compare MODEL --oracle hf:MODEL --prompts FILE --floor FLOOR
     """
-    known = open_floor(floor)
-    requests = [Request(r.name, r.ids, cached) for r in read_prompts(prompts, model, most=longest)]
-    options: dict[str, Any] = {"dtype": dtype, **parse_options(option)}
-    options |= {"prefix_caching": True} if cached else {}
-    with opened(f"vllm:{model}", **options) as sut:
-        found = compare_engine(
-            oracle=open_runner(oracle, **parse_options(oracle_option, place="--oracle-option")),
-            sut=sut,
-            requests=requests,
-            schedule=Schedule(chunk=chunk, decode=decode),
-            floor=known,
-            free=free,
-            isolated=isolated and not cached,
-            out=out,
+    known, trusted = open_floor(floor), parse_options(oracle_option, place="--oracle-option")
+    if trace is not None:
+        told = {"MODEL": model, "--prompts": prompts, "--chunk": chunk, "--decode": decode, "--cached": cached,
+                "--longest": longest, "--out": out, "--option": option}  # fmt: skip
+        _refuse_besides(trace=[name for name, value in told.items() if value])
+        found = judge_trace(
+            oracle=open_runner(oracle, **trusted), trace=open_trace(trace), floor=known, free=free, isolated=isolated
         )
+    else:
+        if model is None or not prompts:
+            raise UsageError(
+                place="arguments", expected="MODEL and --prompts, or --trace", found="neither",
+                next_step="Name what vLLM is to run, or the trace of what it ran.",
+            )  # fmt: skip
+        requests = [Request(r.name, r.ids, cached) for r in read_prompts(prompts, model, most=longest)]
+        options: dict[str, Any] = {"dtype": dtype, **parse_options(option)}
+        options |= {"prefix_caching": True} if cached else {}
+        with opened(f"vllm:{model}", **options) as sut:
+            found = compare_engine(
+                oracle=open_runner(oracle, **trusted),
+                sut=sut,
+                requests=requests,
+                schedule=Schedule(chunk=chunk, decode=decode),
+                floor=known,
+                free=free,
+                isolated=isolated,
+                out=out,
+            )
     outcome = Outcome(found.summary, known, found.sut.run.family)
     if as_json:
         print_json({
@@ -182,6 +216,15 @@ def main(
     else:
         _show(found, outcome)
     raise typer.Exit(1 if found.added else outcome.exit_code)
+
+
+def _refuse_besides(*, trace: list[str]) -> None:
+    """Raises UsageError for options about a run beside a trace of one that is over."""
+    if trace:
+        raise UsageError(
+            place="--trace", expected="no options of a run beside it", found=", ".join(trace),
+            next_step="Leave them out: the trace has its own requests and schedule.",
+        )  # fmt: skip
 
 
 def _show(found: Compared, outcome: Outcome) -> None:
@@ -205,7 +248,10 @@ def _show(found: Compared, outcome: Outcome) -> None:
         console.print(f"Router flips: {flips} tokens", highlight=False)
     absent = max((c.whole.get("positions_absent", 0.0) for c in found.summary.comparisons), default=0.0)
     if absent:
-        console.print(f"From the prefix cache, not compared: {absent:.0f} positions at most", highlight=False)
+        console.print(
+            f"Not shown by the engine (from its cache, or not asked for), not compared: {absent:.0f} positions at most",
+            highlight=False,
+        )
     console.print(f"Floor: {outcome.floor_words}", highlight=False)
     if found.isolated is not None:
         worst = found.isolated.worst_over_floor or 0.0

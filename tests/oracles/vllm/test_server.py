@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections import Counter, defaultdict
@@ -29,7 +30,7 @@ from parity.promptfile import read_prompt
 from parity.records import Verdict
 from parity.runner import CapturePlan, Request, Schedule, open_runner
 from parity.stages import term
-from parity.trace import Trace, open_trace
+from parity.trace import DiskTrace, Trace, open_trace
 from parity_oracles.vllm.engine import SETTINGS
 from parity_oracles.vllm.opening import find_python
 
@@ -228,7 +229,7 @@ def test_every_client_at_once_computed_what_hf_computes(several: tuple[Trace, di
     oracle, floor = open_runner(f"hf:{MODEL}"), Floor.load(ROOT / "fixtures/floors/fp32.json")
     truth = oracle_trace(oracle, trace)
     summary = sweep_against(oracle, truth, trace, floor=floor)
-    assert not [one.name for one in summary.comparisons if one.verdict is Verdict.EXCEEDS_FLOOR]
+    assert summary.healthy, summary.verdicts
     judged = {one.stage for one in summary.comparisons if one.verdict in (Verdict.WITHIN_FLOOR, Verdict.MATCH)}
     assert judged >= JUDGED
     for number in range(4):
@@ -242,6 +243,26 @@ def test_every_client_at_once_computed_what_hf_computes(several: tuple[Trace, di
             same = a.tensor[-len(b.position) :]  # of logits the last rows; all of any other stage
             assert a.position[-len(b.position) :].tolist() == b.position.tolist()
             for one in compare_aligned(oracle=same, sut=b, floor=floor, mode="chained"):
-                assert one.verdict is not Verdict.EXCEEDS_FLOOR, (number, one.name, one.reason)
+                assert one.verdict.healthy, (number, one.name, one.reason)
                 alone |= {stage} if one.verdict in (Verdict.WITHIN_FLOOR, Verdict.MATCH) else set()
         assert alone >= JUDGED, number
+    a, b = (align(t, "attn.q", 0, 0) for t in (truth, trace))
+    assert a is not None
+    assert b is not None
+    misfiled = compare_aligned(oracle=a.tensor.roll(1, 0), sut=b, floor=floor, mode="chained")
+    assert {one.verdict for one in misfiled} == {Verdict.EXCEEDS_FLOOR}  # the floor would tell a row from its neighbour
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_command_judges_a_servers_trace(several: tuple[Trace, dict[int, Any]]):
+    trace, _ = several
+    assert isinstance(trace, DiskTrace)
+    command = [sys.executable, "-m", "parity_oracles.vllm.compare", "--oracle", f"hf:{MODEL}", "--json"]
+    given = ["--trace", str(trace.folder), "--floor", str(ROOT / "fixtures/floors/fp32.json")]
+    ended = subprocess.run([*command, *given], capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["healthy"]
+    assert told["unobservable"].keys() == {"moe.gate", "moe.up", "moe.act"}
+    assert (told["isolated"]["added"], told["isolated"]["worst_over_floor"] < 1) == ([], True)
