@@ -80,6 +80,9 @@ def compare_prompts(model: str | Path, conversation: Conversation, fed: FedPromp
         first=_first(hunks, nearest.prompt.ids, sut.ids, pieces),
         counted=given.counted,
         explanations=explanations,
+        unread=tuple(
+            name for name in conversation.arguments if name not in (*inspection.reads, "add_generation_prompt")
+        ),
     )
 
 

@@ -14,7 +14,7 @@ def first_token(case: Case) -> tuple[Explanation | None, Case]:
     if bos is None or not want or not got:
         control = got[:1] and got[0] in case.vocabulary.control
         if control and got[1:] == want:
-            return _of("bos_extra", case, got[0], "and the folder names no such token"), case.fed(want)
+            return _of("bos_extra", case, got[0], "the folder names no token that begins a sequence"), case.fed(want)
         return None, case
     begins = _leading(want, bos), _leading(got, bos)
     if begins[0] == begins[1]:

@@ -6,6 +6,7 @@ NAMES: dict[str, str] = {
     "prompt_repeated": "the whole prompt is fed more than once",
     "template_file_ignored": "a template file lies beside the weights, and the prompt is not made by it",
     "other_template": "the prompt is another template's",
+    "setting_not_applied": "an argument of the template that was asked for is not applied",
     "tools_described_twice": "a tool is described twice, or in two formats",
     "tools_missing": "the tools given are not described",
     "tools_added": "a tool is described that nobody gave",

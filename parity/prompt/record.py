@@ -38,7 +38,8 @@ class PromptComparison:
     same: the ids are equal under settings that the caller may have chosen, and as many as the engine says it fed.
     model, template: the folder's name and the file whose template was used. source: where the SUT's ids come from.
     settings: template arguments, other than those asked for, under which the reference was rendered: those that
-        reproduce the SUT's ids, else those that come nearest. asked: the arguments asked for.
+        reproduce the SUT's ids, else those that come nearest. asked: the arguments asked for; unread: those of them
+        that the template never reads, as a misspelled one.
     tried: settings rendered; all_tried: False when there were more than were rendered.
     hunks: where both differ; reference_pieces, sut_pieces: the visible text of each id.
     counted: prompt tokens that the engine reports; None where it reports none.
@@ -63,6 +64,7 @@ class PromptComparison:
     first: Difference | None = None
     counted: int | None = None
     explanations: tuple[Explanation, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def explanation(self) -> str | None:

@@ -13,7 +13,7 @@ from parity.prompt.families import FAMILIES
 from parity.prompt.folder import CONFIG_FILE, ModelFolder, Template
 from parity.prompt.record import Explanation
 from parity.prompt.render import Inspection, Job, render_jobs
-from parity.prompt.settings import LIMIT, Setting, settings
+from parity.prompt.settings import LIMIT, NOT_CHOSEN, Setting, settings
 from parity.prompt.tooling import described_tools
 from parity.prompt.turns import judge_system
 from parity.prompt.vocabulary import Vocabulary
@@ -77,6 +77,12 @@ class Search:
         name = UNPRIMED if primed else "assistant_priming_extra"
         said = f"The SUT's ids are the template's with add_generation_prompt={not primed}."
         yield self._job(template, add_generation_prompt=not primed), Explanation(name, said)
+        for asked in conversation.arguments:
+            if asked not in NOT_CHOSEN:
+                left = {name: value for name, value in conversation.arguments.items() if name != asked}
+                said = f"The SUT's ids are the template's without {asked}, which was asked for."
+                job = job_for(folder, template, replace(conversation, arguments=left))
+                yield job, Explanation("setting_not_applied", said, evidence={"argument": asked})
         if conversation.tools:
             said = "The SUT's ids are the template's without the tools."
             yield self._job(template, tools=None), Explanation("tools_missing", said)

@@ -29,6 +29,8 @@ def report_lines(comparison: PromptComparison) -> Iterator[str]:
     else:
         yield f"prompt    DIFFERENT: the SUT fed {sut} ids, the template gives {reference}"
     yield f"model     {c.model}, template {c.template}" + (f", asked for {_said(c.asked)}" if c.asked else "")
+    if c.unread:
+        yield f"          the template does not read {', '.join(c.unread)}"
     yield f"fed       {c.source}" + ("" if c.counted is None else f"; it counts {c.counted} prompt tokens")
     if c.same:
         return

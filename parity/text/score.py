@@ -98,7 +98,8 @@ def read_completion(path: Path) -> Completion:
     """A completion from a file: plain text, or JSON with `text`, `tokens` (strings) or `ids`, and where known
     `logprobs`, `finish_reason` (`stop` or `length`) and `vocabulary`.
 
-    Raises UsageError for a file that is neither.
+    Bytes that are no text are kept: an engine may have written them. Raises UsageError for a file that is neither, and
+    for ids below 0.
     """
     try:
         raw = path.read_bytes().decode("utf-8", errors="surrogateescape")
@@ -122,6 +123,8 @@ def completion_from(content: Any, *, place: Path) -> Completion:
     elif isinstance(content.get("text"), str):
         text = split_text(content["text"])
     elif _all(content.get("ids"), int):
+        if any(number < 0 for number in content["ids"]):
+            raise _unreadable(place, "ids below 0")
         text = from_ids(content["ids"])
     else:
         raise _unreadable(place, f"keys {sorted(content)}")

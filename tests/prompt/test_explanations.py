@@ -110,7 +110,18 @@ def test_a_setting_that_gives_the_ids_is_found(style: str, arguments: dict[str, 
     assert found.settings == arguments
     assert all(f"{name}={value!r}" in "\n".join(report_lines(found)) for name, value in arguments.items())
     asked = chosen.of(plain.ids)
-    assert not asked.same, "an argument that was asked for is not varied"
+    assert names(asked)[0] == "setting_not_applied", "an argument that was asked for is not varied"
+    assert asked.explanations[0].complete
+    assert len(asked.explanations) == 1, "the template itself gives the ids: no other one is blamed"
+
+
+def test_an_argument_that_the_template_does_not_read_is_named(engine: MakeEngine):
+    asked = engine("chatml_thinking", enable_thinking=False, enable_thinkin=False, add_generation_prompt=True)
+    found = asked.of(asked.ids)
+    assert (found.same, found.unread) == (True, ("enable_thinkin",))
+    assert "the template does not read enable_thinkin" in "\n".join(report_lines(found)).splitlines()[2]
+    healthy = engine("chatml_thinking", enable_thinking=False)
+    assert healthy.of(healthy.ids).unread == ()
 
 
 def test_today_s_date_is_no_difference(engine: MakeEngine):

@@ -111,7 +111,8 @@ def test_files_in_every_form(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", "nonsense", '{"ids": ["a"]}', '{"text": 3}', '{"ids": [1, 2], "logprobs": [-1]}']
+    "content",
+    ["[]", "{}", "nonsense", '{"ids": ["a"]}', '{"ids": [1, -2]}', '{"text": 3}', '{"ids": [1, 2], "logprobs": [-1]}'],
 )
 def test_what_is_no_completion_is_refused(tmp_path: Path, content: str):
     file = tmp_path / "a.json"
