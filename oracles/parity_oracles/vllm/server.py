@@ -56,7 +56,8 @@ class Session:
         self._stack.enter_context(self._runner.tap.installed(told, frozenset(self._runner.sites)))
 
     def stop(self, out: Path | None = None) -> Trace:
-        """Hooks off; the trace, in the folder `out` or in memory. Raises UsageError when nothing was computed."""
+        """Hooks off; the trace, in the folder `out` or in memory. Raises UsageError when nothing was computed, and
+        for requests that were on their way before."""
         self._stack.close()
         names = list(self._ids)
         if not names:
@@ -65,6 +66,13 @@ class Session:
                 expected="a request between start and stop",
                 found="none",
                 next_step="Send the requests after parity_start has answered.",
+            )
+        if early := [name for name in names if -1 in self._fed(name)]:
+            raise UsageError(
+                place="capture in vLLM's server",
+                expected="requests that came in between start and stop",
+                found=f"on the way before: {', '.join(early)}, whose first ids were not seen",
+                next_step="Start the capture while the server is idle.",
             )
         feeding = Feeding(tuple(map(self._fed, names)), tuple(len(self._prompts(name)) for name in names))
         requests = [Request(name, ids) for name, ids in zip(names, feeding.requests, strict=True)]

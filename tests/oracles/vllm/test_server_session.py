@@ -82,3 +82,17 @@ def test_nothing_between_start_and_stop_is_no_trace(toy: Any) -> None:
     with pytest.raises(UsageError, match="a request between start and stop"):
         served(runner, {}, new=1)
     assert "compute_logits" not in vars(runner.engine.model)
+
+
+def test_a_request_that_was_on_its_way_before_is_refused(toy: Any) -> None:
+    runner = toy()
+    engine = runner.engine
+    engine.add("a", A, new=3, prompt_logits=False)
+    engine.step()
+    session = Session(runner, lambda: engine._packed, lambda name: {"b-xyz": B}.get(name, ()))
+    session.start()
+    engine.add("b", B, new=2, prompt_logits=False)
+    while engine.step() is not None:
+        pass
+    with pytest.raises(UsageError, match="on the way before: a-xyz"):
+        session.stop()
