@@ -20,6 +20,7 @@ from parity.fingerprint.first_row import detect_first_row
 from parity.fingerprint.gate_transform import detect_gate_transform
 from parity.fingerprint.head_order import detect_head_order
 from parity.fingerprint.head_spread import detect_head_spread
+from parity.fingerprint.input_grid import detect_input_grid
 from parity.fingerprint.kv_grid import detect_kv_grid
 from parity.fingerprint.kv_heads import detect_kv_heads
 from parity.fingerprint.kv_pages import detect_kv_pages
@@ -85,6 +86,7 @@ DETECTORS: tuple[Detector, ...] = (
     detect_nonfinite,
     detect_saturation,
     detect_e4m3_grid,
+    detect_input_grid,
     detect_narrow_grid,
     detect_constant_ratio,
     detect_tile_scaled,

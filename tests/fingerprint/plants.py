@@ -81,6 +81,16 @@ def scales_of_the_row_before(lab: Any) -> ErrorField:
     return lab.field("moe.gate", value, related={"weight": lab.weights["moe.gate"]})
 
 
+def input_rounded(lab: Any, dtype: torch.dtype, top: float, by: str) -> ErrorField:
+    """The output projection of an input in an 8-bit format, one scale a block of 128, a row or the tensor."""
+    x = lab.tensors["attn.context"].flatten(1)
+    parts = x.split(128, 1) if by == "block" else [x]
+    scales = [(part.abs().amax() if by == "tensor" else part.abs().amax(1, keepdim=True)) / top for part in parts]
+    read = torch.cat([(part / s).to(dtype).float() * s for part, s in zip(parts, scales, strict=True)], 1)
+    weight = lab.weights["attn.out"]
+    return lab.field("attn.out", (read @ weight.T).bfloat16().float(), noisy=False, related={"weight": weight})
+
+
 def embeddings_shifted(lab: Any) -> ErrorField:
     """Ids of the upper half of a vocabulary read the next row."""
     table = lab.normal(200, lab.size.D)

@@ -27,6 +27,7 @@ from tests.fingerprint.plants import (
     flipped_by_ties,
     half_of_k,
     ids_of_another,
+    input_rounded,
     late_chunk,
     older,
     one_head,
@@ -209,6 +210,17 @@ T = {
     "half of K, weight given": Planted(
         C.HALF_OF_K, lambda lab: lab.field("attn.k", by_weight(lab, "attn.k", "attn.norm", half_of_k),
                                            related={"weight": lab.weights["attn.k"]}),
+    ),
+    "input in E5M2 by block": Planted(
+        C.NARROW_GRID, lambda lab: input_rounded(lab, torch.float8_e5m2, 57344.0, "block"),
+        lambda lab, f: f.numbers["input"] == "E5M2" and f.score > 0.9,
+    ),
+    "input in E5M2 by row": Planted(
+        C.NARROW_GRID, lambda lab: input_rounded(lab, torch.float8_e5m2, 57344.0, "row"),
+    ),
+    "input in E4M3 by tensor": Planted(
+        C.E4M3_GRID, lambda lab: input_rounded(lab, torch.float8_e4m3fn, 448.0, "tensor"),
+        lambda lab, f: (f.numbers["input"], f.numbers["scale"]) == ("E4M3", "the tensor"),
     ),
     "E4M3, scale 1": Planted(C.E4M3_GRID, edited("attn.v", lambda lab, v: e4m3(v, 1.0), noisy=False)),
     "E4M3, row scales": Planted(
