@@ -184,6 +184,8 @@ def routing_weights(w: World) -> Drawn | None:
         value, cause = sut(site) * w.factor(0.01, 2), (C.CONSTANT_RATIO,)
     else:
         value = {"all": logits.softmax(1), "sigmoid": logits.sigmoid(), "raw": logits}[how].gather(1, ids)
+        # Without the softmax both are said rightly: the function is missing, and the sum is not 1.
+        cause = cause if how == "all" else (*cause, C.GATE_TRANSFORM)
     return Drawn(edited(site, value), cause, how)
 
 
