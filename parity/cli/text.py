@@ -38,7 +38,8 @@ def score(
     else:
         table = Table(box=None, show_header=False, pad_edge=False)
         loop = found.loop
-        said = "none"
+        bare = found.compression_ratio is None
+        said = "no exact one; others are not looked for in bare ids" if bare else "none"
         if loop is not None:
             said = f"{loop.kind}, period {loop.period} tokens, from token {loop.start}, {loop.repeats:.1f} rounds"
         counted = "none"
