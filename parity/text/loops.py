@@ -147,8 +147,10 @@ def _fills_a_form(loop: Loop, text: TokenText, near: NDArray[np.uint8]) -> bool:
     if loop.kind == "exact":
         return False
     inside = near[: loop.period, loop.start // BLOCK + 1 : loop.end // BLOCK]
-    lines = np.flatnonzero(inside.mean(1) >= FUZZY_RATE * BLOCK) if inside.shape[1] else []
-    period = int(lines[0]) + 1 if len(lines) else loop.period
+    lines = np.flatnonzero(inside.mean(1) >= FUZZY_RATE * BLOCK) if inside.shape[1] else np.zeros(0, int)
+    # `near` holds the best match around a lag: a period is seen at the lags beside it too, and is none of these.
+    close = lines[lines <= lines[0] + 2 * reach(int(lines[0]) + 1)] if len(lines) else lines
+    period = loop.period if loop.period - 1 in close or not len(close) else int(close[len(close) // 2]) + 1
     found = read_fields(text, slice(loop.start, min(loop.end, loop.start + LOOKED_AT)), period)
     return found is not None and found.say_something
 

@@ -90,6 +90,7 @@ STUCK: dict[str, Callable[[int], str]] = {
     "a step of so many": lambda k: f"This is step {k} of 100 in the plan that was made for all of us.\n",
     "numbers that wander": lambda k: f"The result of the sum is {drawn(k)} and so we go on to the next.\n",
     "a label, numbers that wander": lambda k: f"Step {k}: the value is now {drawn(k)} and that is not enough.\n",
+    "a short line, numbers that wander": lambda k: f"The value is {drawn(k) % 100} now.\n",
     "counts that wander": lambda k: f"There are {drawn(k)} apples on the big tree in the garden.\n",
     "counts that come again": lambda k: f"There are {k % 4 + 2} apples on the big tree in the garden.\n",
     "a label of a short line": lambda k: f"Step {k}: do it again.\n",
