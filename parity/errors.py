@@ -66,5 +66,9 @@ class RunnerError(ParityError):
     """A runner cannot do what it was asked for."""
 
 
+class RunnerDiedError(RunnerError):
+    """The process of an engine ended while it was asked something: a crash, or no memory."""
+
+
 class UsageError(ParityError):
     """The caller's arguments contradict each other."""

@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Self
 
-from parity.errors import RunnerError
+from parity.errors import RunnerDiedError
 from parity.runner import (
     CapturePlan,
     ComputedGraft,
@@ -42,7 +42,7 @@ class ProcessRunner:
     """Runner `spec` (`NAME:MODEL`) in a spawned child process; same calls, same results.
 
     threads: OpenMP threads the child may use. on_step: hears of each step of a runner that reports them.
-    Raises RunnerError when the child dies. Left by an error (`with`), it ends the child at once, opening or not.
+    Raises RunnerDiedError when the child dies. Left by an error (`with`), it ends the child at once, opening or not.
     """
 
     def __init__(self, spec: str, *, threads: int = 1, on_step: OnStep | None = None, **options: Any) -> None:
@@ -115,7 +115,7 @@ class ProcessRunner:
         try:
             return self._pool.submit(function, *args).result()
         except BrokenProcessPool as error:
-            raise RunnerError(
+            raise RunnerDiedError(
                 place=f"runner {self.spec}",
                 expected="the engine's process to answer",
                 found="it died (a crash, or out of memory)",

@@ -158,7 +158,9 @@ def _nothing_found(results: Mapping[int, RungResult], open_ends: tuple[str, ...]
     zoom, symptom = results.get(6), results.get(2)
     clean = zoom is not None and zoom.status is Status.RULED_OUT
     once = clean and zoom is not None and zoom.numbers.get("symptom_repeated") is False
-    if clean and (symptom is None or symptom.status is not Status.FOUND or once):
+    # An engine that dies when it is run in another way is not clean, whatever its one trace shows.
+    died = str(results[3].numbers.get("died_under", "")) if 3 in results else ""
+    if clean and not died and (symptom is None or symptom.status is not Status.FOUND or once):
         assert zoom is not None
         said = " The logits left the recipe's noise on this prompt, and not on an independent one." if once else ""
         return Finding(
@@ -169,13 +171,15 @@ def _nothing_found(results: Mapping[int, RungResult], open_ends: tuple[str, ...]
             not_excluded=(symptom.sentence, *open_ends) if once and symptom is not None else open_ends,
         )
     undone = [f"rung {r.number} {r.name}: {r.status.value}: {r.sentence}" for r in results.values() if not _settled(r)]
-    if clean and symptom is not None:
+    if clean and not died and symptom is not None:
         undone.insert(0, f"a symptom that no stage explains: {symptom.sentence}")
     evidence = {"open": zoom.evidence.get("open", ()) if zoom is not None else (), "rungs": undone}
     return Finding(
         verdict="unresolved",
         rung=zoom.name if zoom is not None and zoom.ran else "none",
-        sentence="No cause was found, yet not everything is cleared.",
+        sentence=f"The engine's process died under the check `{died}`: run that by itself."
+        if died
+        else "No cause was found, yet not everything is cleared.",
         evidence=evidence,
         not_excluded=open_ends,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from parity.errors import UsageError
-from parity.runner import RunnerInfo
+from parity.runner import RunnerInfo, Schedule
 from parity_oracles.checkpoint import read_checkpoint
 from parity_oracles.recipes.runner import RecipeRunner
 
@@ -31,6 +32,19 @@ class Scaled(RecipeRunner):
     def compute(self, stage: str, layer: int | None, *args: Any) -> torch.Tensor:
         out = super().compute(stage, layer, *args)
         return (out.float() * self.factor).to(out.dtype) if (layer, stage) == (1, "moe.down") else out
+
+
+class Dying(RecipeRunner):
+    """A healthy engine that crashes where a prompt is fed in chunks."""
+
+    def forward(self, requests: Any, *, schedule: Any = Schedule(), **more: Any) -> Any:
+        if schedule.chunk is not None:
+            os._exit(9)
+        return super().forward(requests, schedule=schedule, **more)
+
+
+def open_dying(model: str) -> Dying:
+    return Dying(read_checkpoint(Path(model)), order=3)
 
 
 def open_scaled(model: str, *, order: int = 3, factor: float = 1.1, idle: int = 0, mode: str = "") -> Scaled:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from parity.climb import RUNGS, Case, Investigation, Status
+from parity.climb import RUNGS, Case, Investigation, Status, investigate
 from parity.climb.bench import Bench
 from parity.climb.counted import Counted
 from parity.climb.folklore import FOLKLORE
@@ -192,6 +192,17 @@ def test_a_knob_that_clears_and_one_that_does_nothing_are_told_apart(climb_on: C
     assert chunk["verdict"] == "no change"
     ops = {"mlp.norm=reference", "attn.out=reference", "embed.out=reference"}
     assert set(found.results[3].numbers["knobs"]) == {*ops, "chunk=24"}
+
+
+def test_an_engine_that_dies_under_a_check_is_not_clean(case: Case, exact: Any, bf16_model: Path, tmp_path: Path):
+    """Its trace is right, and so is every stage alone: what killed it is what has to be looked at."""
+    spec = f"tests.climb.planted_engine.open_dying:{bf16_model}"
+    found = investigate(replace(case, sut=spec, checks=("sums", "chunks")), tmp_path / "case", oracle=exact)
+    third = found.rung(3)
+    assert third is not None
+    assert (third.status, third.numbers["died_under"]) == (Status.INCONCLUSIVE, "chunks")
+    assert (found.finding.verdict, found.exit_code) == ("unresolved", 2)
+    assert "died under the check `chunks`" in found.finding.sentence
 
 
 @pytest.mark.long

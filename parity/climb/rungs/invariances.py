@@ -9,6 +9,7 @@ from parity.climb.case import CHECKED
 from parity.climb.knobs import Knob, turn_knobs
 from parity.climb.promises import beyond_rounding
 from parity.climb.rung import Cost, Rung, RungResult, Status
+from parity.errors import RunnerDiedError
 from parity.fingerprint.causes import PROBES_CHANGE_BITS
 from parity.invariance import CHECKS, Invariance, Outcome, Subject, launch_coverage, run_checks
 from parity.invariance.launches import judge_coverage
@@ -22,6 +23,7 @@ CONTROLS = ("repeat", "causality")
 
 
 LEFT_OUT = "Whoever asked left it out."
+DIED = "The engine's process died"
 
 
 def obstacle(bench: Bench) -> str:
@@ -62,6 +64,10 @@ def run(bench: Bench) -> RungResult:
     if findings:
         return INVARIANCES.result(Status.FOUND, findings[0].sentence, findings=findings, **more)
     held = [one.name for one in found if one.outcome is Outcome.HELD]
+    died = next((one for one in found if one.sentence.startswith(DIED)), None)
+    if died is not None:
+        more["numbers"]["died_under"] = died.name
+        return INVARIANCES.result(Status.INCONCLUSIVE, f"{DIED} under the check `{died.name}`.", **more)
     if broken:
         said = "; ".join(f"{one.name}: {one.sentence}" for one in broken)
         said = f"Promised bits are broken, no further than rounding explains: {said}"
@@ -94,6 +100,8 @@ def _check(name: str, subject: Subject) -> Invariance:
     """One check; an engine that fails under it, as no prompt makes it fail, leaves the others to be run."""
     try:
         return CHECKS[name](subject)
+    except RunnerDiedError as error:
+        return not_run(name, "it was tried", f"{DIED}: {error}"[:600])
     except Exception as error:
         return not_run(name, "it was tried", f"The engine failed: {type(error).__name__}: {error}"[:600])
 
